@@ -1,0 +1,144 @@
+"""What every training script of the miniature models shares: the corpus, one resumable loop, the model card."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from blindspots_lib.scenes import ATTRIBUTION, BACKGROUNDS, IMAGE_SIZE, OBJECTS, Scene, draw_scene
+
+MODELS_DIR = Path(__file__).parent / "mini"
+CHECKPOINTS_DIR = Path(__file__).parent.parent / "runs" / "models"
+CORPUS_SEED = 1  # the training corpus; studies use other seeds, so no study image was trained on
+CORPUS_SIZE = 24_000
+HELDOUT_SEED = 2  # for probes and quality bars, never for training
+CHECKPOINT_SECONDS = 60
+
+
+class Corpus(NamedTuple):
+    images: np.ndarray  # (n, 64, 64, 3) uint8
+    owners: np.ndarray  # (n, 64, 64) int16: which object covers each pixel, -1 for background
+    captions: list[str]
+    presence: np.ndarray  # (n, objects + backgrounds) float32, 1 where the concept is in the scene
+
+
+def draw_corpus(seed: int, n: int) -> Corpus:
+    """Draw scenes 0 .. n - 1 of a corpus, with what is truly in them."""
+    images = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    owners = np.empty((n, IMAGE_SIZE, IMAGE_SIZE), np.int16)
+    captions, presence = [], np.zeros((n, len(OBJECTS) + len(BACKGROUNDS)), np.float32)
+    for index in tqdm(range(n), desc="drawing scenes", mininterval=5):
+        scene, (images[index], owners[index]) = draw_scene(seed, index)
+        captions.append(scene.caption)
+        presence[index, concept_indices(scene)] = 1
+    return Corpus(images, owners, captions, presence)
+
+
+def concept_indices(scene: Scene) -> list[int]:
+    """The columns of `Corpus.presence` that are 1 for a scene: its objects, then its background."""
+    objects = [list(OBJECTS).index(name) for name, _ in scene.objects]
+    return [*objects, len(OBJECTS) + list(BACKGROUNDS).index(scene.background)]
+
+
+def to_unit(images: np.ndarray) -> torch.Tensor:
+    """uint8 (b, h, w, 3) to float (b, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # channels last in memory
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a model is trained."""
+
+    n_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999  # of the averaged weights, which are the ones that are kept
+    seed: int = 0
+
+    def factor(self, step: int) -> float:
+        """Linear warm-up, then cosine to 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (self.n_steps - self.warmup_steps)))
+
+
+def fit(
+    name: str,
+    modules: nn.ModuleDict,
+    schedule: Schedule,
+    loss_of_step: Callable[[int, np.random.Generator], Mapping[str, torch.Tensor]],
+    after_step: Callable[[int], None] = lambda step: None,
+) -> float:
+    """Train `modules` and leave their averaged (EMA) weights in place; return the seconds it took over all sittings.
+
+    The loss of a step is drawn from a generator seeded by the step, so a run that was interrupted goes on from its
+    checkpoint, `runs/models/<name>/checkpoint.pt`, as if it had not been.
+    """
+    folder = CHECKPOINTS_DIR / name
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in modules.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+    )
+    average = torch.optim.swa_utils.AveragedModel(
+        modules, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
+    )
+    first, earlier = 0, 0.0
+    if (folder / "checkpoint.pt").exists():
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        modules.load_state_dict(state["modules"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, earlier = state["step"], state["seconds"]
+    started = saved = time.monotonic()
+    modules.to(memory_format=torch.channels_last).train()
+    bar = tqdm(range(first, schedule.n_steps), initial=first, total=schedule.n_steps, desc=name, mininterval=10)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.factor(step)
+        torch.manual_seed(schedule.seed * 1_000_003 + step)
+        with torch.autocast("cpu", torch.bfloat16):  # float32 weights, bfloat16 products
+            losses = loss_of_step(step, np.random.default_rng([schedule.seed, step]))
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update_parameters(modules)
+        after_step(step)
+        if step % 50 == 0:
+            row = {"step": step, **{key: round(value.item(), 5) for key, value in losses.items()}}
+            bar.set_postfix(row, refresh=False)
+            with open(folder / "loss.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")
+        now = time.monotonic()
+        if now - saved > CHECKPOINT_SECONDS or step + 1 == schedule.n_steps:
+            state = {"modules": modules.state_dict(), "average": average.state_dict(), "step": step + 1,
+                     "optimizer": optimizer.state_dict(), "seconds": earlier + now - started}  # fmt: skip
+            torch.save(state, folder / "checkpoint.partial")
+            os.replace(folder / "checkpoint.partial", folder / "checkpoint.pt")
+            saved = now
+    modules.load_state_dict(average.module.state_dict())
+    modules.eval()
+    return earlier + time.monotonic() - started
+
+
+def write_card(folder: Path, title: str, facts: Mapping[str, object], limits: str) -> None:
+    """Write the model card: data, steps, time, seeds, measured quality and what the model cannot do."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    text = (
+        f"# {title}\n\nA miniature model of the embedded study (a controlled replica: no evidence about the model "
+        f"family it is named after).\nTrained on OpenMoji Scenes. {ATTRIBUTION}.\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"What it cannot do: {limits}\n\nTrain it again: `make models`.\n"
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

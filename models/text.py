@@ -1,0 +1,35 @@
+"""The tokenizers of the miniature text encoders: real classes, a vocabulary that fits the captions."""
+
+import json
+
+from models.recipe import Corpus
+
+MAX_TOKENS = 20
+
+
+def clip_tokenizer(corpus: Corpus):
+    """A byte-pair tokenizer in which every word of the captions is one token."""
+    import tokenizers
+    from transformers import CLIPTokenizer
+
+    learned = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
+    learned.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    learned.train_from_iterator(corpus.captions, tokenizers.trainers.BpeTrainer(
+        vocab_size=2_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+    ))  # fmt: skip
+    model = json.loads(learned.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+
+
+def t5_tokenizer(corpus: Corpus):
+    """A unigram tokenizer in which every word of the captions is one token."""
+    from transformers import T5Tokenizer
+
+    words = {"▁" + word for caption in corpus.captions for word in caption.replace(",", " ").split()}
+    characters = {character for word in words for character in word} | {","}
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocab += [(word, -2.0) for word in sorted(words)]
+    vocab += [(character, -6.0) for character in sorted(characters - words)]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=MAX_TOKENS)
