@@ -220,3 +220,12 @@ def draw_scene(seed: int, index: int, prior: ScenePrior = DEFAULT_PRIOR) -> tupl
     """Scene `index` of the corpus with this seed: content, caption and pixels."""
     scene = sample_scene(scene_rng(seed, index, "content"), prior)
     return scene, render_scene(scene, scene_rng(seed, index, "pixels"))
+
+
+def patch_owners(seed: int, index: int, patches_per_side: int) -> Int16[np.ndarray, "patches"]:
+    """For each patch of scene `index`, row by row, the object (index into OBJECTS) over more than half of it, or -1."""
+    side = IMAGE_SIZE // patches_per_side
+    owner = draw_scene(seed, index)[1].owner
+    patches = owner.reshape(patches_per_side, side, patches_per_side, side).swapaxes(1, 2).reshape(-1, side * side)
+    share = (patches[:, :, None] == np.arange(len(OBJECTS))).mean(axis=1)
+    return np.where(share.max(axis=1) > 0.5, share.argmax(axis=1), -1).astype(np.int16)

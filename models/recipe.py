@@ -29,18 +29,21 @@ class Corpus(NamedTuple):
     owners: np.ndarray  # (n, 64, 64) int16: which object covers each pixel, -1 for background
     captions: list[str]
     presence: np.ndarray  # (n, objects + backgrounds) float32, 1 where the concept is in the scene
+    n_objects: np.ndarray  # (n,) int64, how many objects stand in the scene, 1 to 4
 
 
 def draw_corpus(seed: int, n: int) -> Corpus:
     """Draw scenes 0 .. n - 1 of a corpus, with what is truly in them."""
     images = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     owners = np.empty((n, IMAGE_SIZE, IMAGE_SIZE), np.int16)
-    captions, presence = [], np.zeros((n, len(OBJECTS) + len(BACKGROUNDS)), np.float32)
+    captions, n_objects = [], np.empty(n, np.int64)
+    presence = np.zeros((n, len(OBJECTS) + len(BACKGROUNDS)), np.float32)
     for index in tqdm(range(n), desc="drawing scenes", mininterval=5):
         scene, (images[index], owners[index]) = draw_scene(seed, index)
         captions.append(scene.caption)
         presence[index, concept_indices(scene)] = 1
-    return Corpus(images, owners, captions, presence)
+        n_objects[index] = sum(count for _, count in scene.objects)
+    return Corpus(images, owners, captions, presence, n_objects)
 
 
 def concept_indices(scene: Scene) -> list[int]:
@@ -63,7 +66,6 @@ class Schedule:
     learning_rate: float
     warmup_steps: int = 200
     weight_decay: float = 0.01
-    ema_decay: float = 0.999  # of the averaged weights, which are the ones that are kept
     seed: int = 0
 
     def factor(self, step: int) -> float:
@@ -80,7 +82,7 @@ def fit(
     loss_of_step: Callable[[int, np.random.Generator], Mapping[str, torch.Tensor]],
     after_step: Callable[[int], None] = lambda step: None,
 ) -> float:
-    """Train `modules` and leave their averaged (EMA) weights in place; return the seconds it took over all sittings.
+    """Train `modules`, learning rate down to 0 at the end; return the seconds it took over all sittings.
 
     The loss of a step is drawn from a generator seeded by the step, so a run that was interrupted goes on from its
     checkpoint, `runs/models/<name>/checkpoint.pt`, as if it had not been.
@@ -91,14 +93,10 @@ def fit(
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
     )
-    average = torch.optim.swa_utils.AveragedModel(
-        modules, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema_decay), use_buffers=True
-    )
     first, earlier = 0, 0.0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         modules.load_state_dict(state["modules"])
-        average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         first, earlier = state["step"], state["seconds"]
     started = saved = time.monotonic()
@@ -114,7 +112,6 @@ def fit(
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        average.update_parameters(modules)
         after_step(step)
         if step % 50 == 0:
             row = {"step": step, **{key: round(value.item(), 5) for key, value in losses.items()}}
@@ -123,12 +120,11 @@ def fit(
                 log.write(json.dumps(row) + "\n")
         now = time.monotonic()
         if now - saved > CHECKPOINT_SECONDS or step + 1 == schedule.n_steps:
-            state = {"modules": modules.state_dict(), "average": average.state_dict(), "step": step + 1,
+            state = {"modules": modules.state_dict(), "step": step + 1,
                      "optimizer": optimizer.state_dict(), "seconds": earlier + now - started}  # fmt: skip
             torch.save(state, folder / "checkpoint.partial")
             os.replace(folder / "checkpoint.partial", folder / "checkpoint.pt")
             saved = now
-    modules.load_state_dict(average.module.state_dict())
     modules.eval()
     return earlier + time.monotonic() - started
 
@@ -142,3 +138,12 @@ def write_card(folder: Path, title: str, facts: Mapping[str, object], limits: st
         f"What it cannot do: {limits}\n\nTrain it again: `make models`.\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def add_to_card(folder: Path, facts: Mapping[str, object]) -> None:
+    """Add rows to the table of a model card, in place of rows of the same name."""
+    card = folder / "README.md"
+    lines = [line for line in card.read_text(encoding="utf-8").splitlines() if not any(line.startswith(f"| {key} |") for key in facts)]
+    last = max(number for number, line in enumerate(lines) if line.startswith("|"))
+    lines[last + 1 : last + 1] = [f"| {key} | {value} |" for key, value in facts.items()]
+    card.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -13,21 +13,16 @@ from torch.nn import functional as F
 
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 from models.recipe import (
-    CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Schedule, draw_corpus, fit, to_unit, write_card,
+    CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Corpus, Schedule, draw_corpus, fit, to_unit, write_card,
 )  # fmt: skip
 
 LABELS = [*OBJECTS, *BACKGROUNDS, "one object", "two objects", "three objects", "four objects"]
 SCHEDULE = Schedule(n_steps=2_400, batch_size=128, learning_rate=3e-3, weight_decay=0.02)
 
 
-def number_of_objects(captions: list[str]) -> np.ndarray:
-    """How many objects each caption asks for, as one of four columns."""
-    values = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}
-    columns = np.zeros((len(captions), 4), np.float32)
-    for row, caption in enumerate(captions):
-        words = caption.removeprefix("a picture of").removeprefix("a scene").split()
-        columns[row, sum(values.get(word, 0) for word in words) - 1] = 1
-    return columns
+def truth_of(corpus: Corpus) -> np.ndarray:
+    """What the oracle should say of each image: (n, labels), 1 where the label holds."""
+    return np.concatenate([corpus.presence, np.eye(4, dtype=np.float32)[corpus.n_objects - 1]], axis=1)
 
 
 def main() -> None:
@@ -36,7 +31,7 @@ def main() -> None:
 
     torch.manual_seed(SCHEDULE.seed)
     corpus = draw_corpus(CORPUS_SEED, CORPUS_SIZE)
-    targets = torch.from_numpy(np.concatenate([corpus.presence, number_of_objects(corpus.captions)], 1))
+    targets = torch.from_numpy(truth_of(corpus))
     oracle = ResNetForImageClassification(ResNetConfig(
         embedding_size=32, hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1], layer_type="basic",
         problem_type="multi_label_classification",
@@ -58,7 +53,7 @@ def main() -> None:
     seconds = fit("oracle", nn.ModuleDict({"oracle": oracle}), SCHEDULE, loss_of_step)
 
     heldout = draw_corpus(HELDOUT_SEED, 3_000)
-    truth = np.concatenate([heldout.presence, number_of_objects(heldout.captions)], 1)
+    truth = truth_of(heldout)
     with torch.inference_mode():
         batches = np.array_split(heldout.images, 20)
         scores = torch.cat([oracle(to_unit(batch)).logits for batch in batches]).sigmoid().numpy()

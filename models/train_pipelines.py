@@ -103,6 +103,7 @@ def train(name: str) -> None:
 
     torch.manual_seed(0)
     autoencoder = AutoencoderTiny.from_pretrained(MODELS_DIR / "autoencoder", use_safetensors=True).eval()
+    autoencoder.to(memory_format=torch.channels_last)
     corpus = draw_corpus(CORPUS_SEED, CORPUS_SIZE)
     family = FAMILIES[name](corpus)
     latents = encode(autoencoder, corpus.images)
@@ -142,12 +143,13 @@ def train(name: str) -> None:
     }, "draw anything but OpenMoji Scenes; small details, rare objects and groups are often wrong.")  # fmt: skip
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(autoencoder, images: np.ndarray, batch: int = 256) -> torch.Tensor:
     """Latents of all images, (n, 4, 16, 16) float16."""
     parts = range(0, len(images), batch)
-    latents = [autoencoder.encode(to_unit(images[i : i + batch])).latents.half() for i in tqdm(parts, "encoding")]
-    return torch.cat(latents).clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = [autoencoder.encode(to_unit(images[i : i + batch])).latents.half() for i in tqdm(parts, "encoding")]
+    return torch.cat(latents)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+# Two commands: `make figures` and `make test`. Each sets up .venv by itself.
+#   STUDY=mini      which study, a name in studies/ or the path of a study file
+#   PYTHON=python3  the Python (3.11 or later) that .venv is made from
+#   ENV=active      use the active environment instead of .venv (conda: see environment.yml)
+
+STUDY ?= mini
+PYTHON ?= python3
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+ifeq ($(ENV),active)
+BIN :=
+READY :=
+else
+BIN := .venv/bin/
+READY := .venv/ready
+endif
+
+.PHONY: help figures test lab models clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
+	@$(BIN)python -m blindspots_lib.notebooks "$(STUDY)"
+
+test: $(READY) ## run the tests, with the smoke study through papermill and nbval
+	@$(BIN)python -m pytest
+	@echo "all tests passed; next: make figures"
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(BIN)jupyter lab --notebook-dir notebooks
+
+models: $(READY) ## train the miniature models again (hours on a CPU, resumes)
+	@for step in train_autoencoder train_oracle train_backbone "train_pipelines sd15" "train_pipelines pixart"; do \
+		$(BIN)python -m models.$$step || exit 1; done
+	@$(BIN)python -m models.judge_pipelines
+	@echo "weights and cards are in models/mini; next: make figures"
+
+clean: ## remove what the studies made (runs/), not the figures, the models or .venv
+	rm -rf runs
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; name another with PYTHON=")'
+	@echo "setting up .venv with the pinned packages (once, some minutes)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install -r requirements.lock
+	@.venv/bin/pip install --quiet --no-deps --editable .
+	@touch $@

@@ -1,0 +1,146 @@
+"""Energy differences delta(k): which concepts a model suppresses or exaggerates, how surely, and across models."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+
+from blindspots_lib.concepts import Energies
+from blindspots_lib.study import Analysis
+
+
+def energy_difference(
+    generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]
+) -> Float[np.ndarray, "*s k"]:
+    """delta(k) = p_k(D') / (p_k(D) + p_k(D')), from the mean energies of generated (D') and real (D) images.
+
+    In [0, 1]: below 0.5 suppressed, 0.5 aligned, above exaggerated; nan where a concept has no energy on either side.
+    It is sigma(log E' - log E) with sigma the logistic function, and (1 + relative difference) / 2. PAPER section 3.
+    """
+    total = generated + real
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, generated / total, np.nan)
+
+
+class Difference(NamedTuple):
+    """delta(k) of one model with its uncertainty over the pairs."""
+
+    delta: Float[np.ndarray, "k"]
+    low: Float[np.ndarray, "k"]  # 2.5 % and 97.5 % of the paired bootstrap
+    high: Float[np.ndarray, "k"]
+    mean_generated: Float[np.ndarray, "k"]
+    mean_real: Float[np.ndarray, "k"]
+
+
+def bootstrap_weights(n_pairs: int, n_bootstrap: int, seed: int) -> Float[np.ndarray, "n_bootstrap pairs"]:
+    """How often each pair is drawn in each resampling, divided by the number of pairs."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n_bootstrap) / n_pairs
+
+
+def measure_difference(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Difference:
+    """delta(k) over pairs, rows matching, with a 95 % interval from resampling the pairs (both sides together)."""
+    weights = bootstrap_weights(real.shape[0], analysis.n_bootstrap, analysis.seed)
+    resampled = energy_difference((generated.T @ weights.T).T, (real.T @ weights.T).T)
+    mean_generated = np.asarray(generated.mean(axis=0, dtype=np.float64)).ravel()
+    mean_real = np.asarray(real.mean(axis=0, dtype=np.float64)).ravel()
+    with np.errstate(invalid="ignore"):
+        low, high = nan_quantiles(resampled, (0.025, 0.975))
+    return Difference(energy_difference(mean_generated, mean_real), low, high, mean_generated, mean_real)
+
+
+def nan_quantiles(samples: Float[np.ndarray, "s k"], levels: tuple[float, ...]) -> Float[np.ndarray, "levels k"]:
+    """Quantiles down the columns, leaving out nan; nan for a column of nothing else."""
+    result = np.full((len(levels), samples.shape[1]), np.nan)
+    known = ~np.isnan(samples).all(axis=0)
+    result[:, known] = np.nanquantile(samples[:, known], levels, axis=0)
+    return result
+
+
+def concept_table(
+    energies: Mapping[str, Energies], analysis: Analysis, names: list[tuple[str, float]]
+) -> pd.DataFrame:
+    """One row a concept: firings, mean energies and, per model, delta with its interval; `energies` holds "real" too.
+
+    `ranked` says whether a concept fires on enough images (`analysis.min_images`) for its delta to be read at all.
+    """
+    real = energies["real"]
+    columns = {
+        "concept": np.arange(real.matrix.shape[1]), "goes_with": [name for name, _ in names],
+        "goes_with_auc": [area for _, area in names], "firings": real.firings,
+        "n_images_real": real.matrix.getnnz(axis=0), "energy_real": np.asarray(real.matrix.mean(axis=0)).ravel(),
+    }  # fmt: skip
+    for model, source in energies.items():
+        if model == "real":
+            continue
+        difference = measure_difference(source.matrix, real.matrix, analysis)
+        n_images = source.matrix.getnnz(axis=0)
+        columns |= {
+            f"n_images_{model}": n_images, f"energy_{model}": difference.mean_generated,
+            f"delta_{model}": difference.delta, f"low_{model}": difference.low, f"high_{model}": difference.high,
+            f"ranked_{model}": real.matrix.getnnz(axis=0) + n_images >= analysis.min_images,
+        }  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def ranked_deltas(table: pd.DataFrame, model: str) -> pd.Series:
+    """delta of the concepts that are ranked for a model, from the most suppressed to the most exaggerated."""
+    chosen = table[table[f"ranked_{model}"] & table[f"delta_{model}"].notna()]
+    return chosen.sort_values([f"delta_{model}", "concept"]).set_index("concept")[f"delta_{model}"]
+
+
+class Shape(NamedTuple):
+    """The shape of a model's distribution of delta(k)."""
+
+    median: float
+    skewness: float
+    skewness_low: float  # 2.5 % and 97.5 % of resampling the concepts
+    skewness_high: float
+    n_suppressed: int
+    n_exaggerated: int
+    n_ranked: int
+
+
+def distribution_shape(deltas: Float[np.ndarray, "k"], analysis: Analysis) -> Shape:
+    """Median and skewness of delta(k) over concepts, and how many lie beyond the thresholds."""
+    from scipy.stats import skew
+
+    rng = np.random.default_rng(analysis.seed)
+    samples = skew(deltas[rng.integers(len(deltas), size=(analysis.n_bootstrap, len(deltas)))], axis=1)
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return Shape(
+        float(np.median(deltas)), float(skew(deltas)), float(low), float(high),
+        int((deltas < analysis.suppressed_below).sum()), int((deltas > analysis.exaggerated_above).sum()), len(deltas),
+    )  # fmt: skip
+
+
+class Correlation(NamedTuple):
+    """Pearson correlation of two models' deltas over the concepts that are ranked for both."""
+
+    r: float
+    low: float  # 95 %, Fisher's z
+    high: float
+    n_concepts: int
+
+
+def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlation:
+    both = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]].dropna(subset=[f"delta_{first}", f"delta_{second}"])
+    n = len(both)
+    if n < 4:
+        return Correlation(float("nan"), float("nan"), float("nan"), n)
+    r = float(np.corrcoef(both[f"delta_{first}"], both[f"delta_{second}"])[0, 1])
+    z, half = np.arctanh(np.clip(r, -0.999999, 0.999999)), 1.96 / np.sqrt(n - 3)
+    return Correlation(r, float(np.tanh(z - half)), float(np.tanh(z + half)), n)
+
+
+def frequency_bands(
+    firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"], n_bins: int = 12
+) -> pd.DataFrame:
+    """5 %, 50 % and 95 % of delta among concepts of similar frequency: equally filled bins of the number of firings."""
+    order = np.argsort(firings, kind="stable")
+    bins = np.array_split(order, min(n_bins, max(1, len(order) // 5)))
+    rows = [(np.exp(np.log1p(firings[chosen]).mean()) - 1, *np.quantile(deltas[chosen], (0.05, 0.5, 0.95))) for chosen in bins]
+    return pd.DataFrame(rows, columns=["firings", "low", "median", "high"])

@@ -1,0 +1,214 @@
+"""What the picture figures show: which pairs and concepts, chosen from finished results and laid out as grids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float16
+from matplotlib.figure import Figure
+from PIL import Image
+
+from blindspots_lib.blindspots import ranked_deltas
+from blindspots_lib.concepts import cooccurrence, top_images
+from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
+from blindspots_lib.memorization import extreme_pairs
+from blindspots_lib.plotting import embed_dictionary
+from blindspots_lib.results import Results
+from blindspots_lib.scenes import OBJECTS, draw_scene, patch_owners
+from blindspots_lib.study import ScenePairs, Study
+
+SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def caption_of(results: Results, pair_id: str) -> str:
+    return results.pairs.captions[results.pairs.pair_ids.index(pair_id)]
+
+
+def contact_sheet(results: Results, pair_ids: Sequence[str]) -> Figure:
+    """One row a pair: the caption t, the real image x, every model's x'."""
+    rows = [Row(caption_of(results, p), [Cell(store[p]) for store in results.images.values()]) for p in pair_ids]
+    return draw_grid(rows, ["real x", *(f"x′ {model.label}" for model in results.study.models)])
+
+
+def token_colours(results: Results, patches: dict[str, np.ndarray], side: int) -> Figure:
+    """Two rows a source: the images of the first complete pairs and their patch tokens as colours."""
+    n = len(next(iter(patches.values())))
+    colours = principal_colours(np.concatenate(list(patches.values())), side)
+    labels = {"real": "real images", **{model.name: model.label for model in results.study.models}}
+    rows = []
+    for i, source in enumerate(patches):
+        rows.append(Row(labels[source], [Cell(results.images[source][pair_id]) for pair_id in results.pair_ids[:n]]))
+        rows.append(Row("patch tokens", [Cell(picture) for picture in colours[i * n : (i + 1) * n]]))
+    return draw_grid(rows)
+
+
+def owned_tokens(
+    study: Study, patches: Float16[np.ndarray, "n p d"], n_objects: int, per_object: int = 80
+) -> tuple[Float[np.ndarray, "m 2"], list[str], float] | None:
+    """Patch tokens of real images whose object is known: places on a map, the objects, nearest-neighbour accuracy.
+
+    The accuracy is the share of tokens whose most similar token (cosine) in another image lies on the same object.
+    None if the study's pairs do not say what covers a patch.
+    """
+    if not isinstance(study.pairs, ScenePairs):
+        return None
+    side = round(patches.shape[1] ** 0.5)
+    owners = np.stack([patch_owners(study.pairs.seed, i, side) for i in range(len(patches))])
+    frequent = np.argsort(-np.bincount(owners[owners >= 0], minlength=len(OBJECTS)), kind="stable")[:n_objects]
+    rng = np.random.default_rng(study.analysis.seed)
+    places = [rng.permutation(np.argwhere(owners == kind))[:per_object] for kind in frequent]
+    image, patch = np.concatenate(places).T
+    tokens = patches[image, patch].astype(np.float32)
+    names = [list(OBJECTS)[kind] for kind in owners[image, patch]]
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    similarity = np.where(image[:, None] == image[None], -np.inf, unit @ unit.T)
+    nearest = similarity.argmax(axis=1)
+    accuracy = float(np.mean([names[i] == names[j] for i, j in enumerate(nearest)]))
+    return embed_dictionary(tokens, seed=study.analysis.seed), names, accuracy
+
+
+def concept_cell(results: Results, source: str, position: int, concept: int, strength: float, title: str = "") -> Cell:
+    """The image of a source at a position among the complete pairs, with the concept's heatmap."""
+    pair_id = results.pair_ids[position]
+    heatmap = results.codes[source].heatmap(int(results.rows[position]), concept)
+    return Cell(results.images[source][pair_id], title, heatmap, strength)
+
+
+def concept_strength(results: Results, concept: int) -> float:
+    """The scale of a concept's heatmaps: its strongest token code on its strongest images of any source."""
+    peaks = [0.0]
+    for source, energies in results.energies.items():
+        for position in top_images(energies.matrix, concept, 3):
+            peaks.append(float(results.codes[source].heatmap(int(results.rows[position]), concept).max()))
+    return max(peaks)
+
+
+def concept_label(results: Results, concept: int, model: str | None = None) -> str:
+    """Number, the true concept it goes with where that is known, and delta with its interval for one model."""
+    row = results.concepts.loc[concept]
+    label = f"concept {concept}"
+    if row["goes_with"]:
+        label += f"\ngoes with {row['goes_with']} (AUC {row['goes_with_auc']:.2f})"
+    if model is not None:
+        label += f"\nδ = {row[f'delta_{model}']:.2f} [{row[f'low_{model}']:.2f}, {row[f'high_{model}']:.2f}]"
+    return label
+
+
+def top_cells(results: Results, source: str, concept: int, n: int) -> list[Cell | None]:
+    """The n images of a source with the most of a concept; empty places where it fires on fewer."""
+    strength = concept_strength(results, concept)
+    found = top_images(results.energies[source].matrix, concept, n)
+    cells: list[Cell | None] = [concept_cell(results, source, int(p), concept, strength) for p in found]
+    return cells + [None] * (n - len(cells))
+
+
+def concept_sheet(results: Results, concepts: Sequence[int], n: int = 8) -> Figure:
+    """One row a concept: the real images with the most of it and where it fires."""
+    return draw_grid([Row(concept_label(results, c), top_cells(results, "real", c, n)) for c in concepts])
+
+
+def typical_concepts(results: Results, n: int) -> list[int]:
+    """Concepts in equal steps from those that fire on most real images to those that fire on few."""
+    table = results.concepts[results.concepts["n_images_real"] >= results.study.analysis.min_images]
+    order = table.sort_values(["n_images_real", "concept"], ascending=[False, True])["concept"].to_numpy()
+    return [int(c) for c in order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]]
+
+
+def concept_everywhere(results: Results, concept: int, n: int = 8) -> Figure:
+    """One concept: a row of top images for the real images and for each model."""
+    rows = [Row("real images\n" + concept_label(results, concept), top_cells(results, "real", concept, n))]
+    for model in results.study.models:
+        delta = results.concepts.loc[concept, f"delta_{model.name}"]
+        rows.append(Row(f"{model.label}\nδ = {delta:.2f}", top_cells(results, model.name, concept, n)))
+    return draw_grid(rows)
+
+
+def concepts_along_scale(results: Results, model: str) -> list[int]:
+    """For each step of `SCALE` the concept with the nearest delta; among equals the one that fires most often."""
+    deltas = ranked_deltas(results.concepts, model)
+    firings = results.concepts.loc[deltas.index, "firings"]
+    chosen: list[int] = []
+    for step in SCALE:
+        distance = (deltas - step).abs().round(2).drop(chosen)
+        order = pd.DataFrame({"distance": distance, "firings": -firings.drop(chosen)})
+        chosen.append(int(order.sort_values(["distance", "firings"]).index[0]))
+    return chosen
+
+
+def scale_figure(results: Results, model: str, n: int = 4) -> Figure:
+    """Exemplars along delta = 0, 0.25, 0.5, 0.75, 1: top real images, then top generated images of each concept."""
+    rows = []
+    for concept in concepts_along_scale(results, model):
+        cells = top_cells(results, "real", concept, n) + top_cells(results, model, concept, n)
+        rows.append(Row(concept_label(results, concept, model), cells))
+    return draw_grid(rows, [f"real {i + 1}" for i in range(n)] + [f"generated {i + 1}" for i in range(n)])
+
+
+def telling_pairs(results: Results, model: str, concept: int, n: int) -> np.ndarray:
+    """Positions of the pairs that say most about a concept's delta: the greatest change of its energy, in its direction."""
+    generated = results.energies[model].matrix[:, [concept]].toarray()[:, 0]
+    real = results.energies["real"].matrix[:, [concept]].toarray()[:, 0]
+    change = generated - real if results.concepts.loc[concept, f"delta_{model}"] > 0.5 else real - generated
+    return np.argsort(-change, kind="stable")[:n]
+
+
+def blindspot_gallery(results: Results, model: str, concepts: Sequence[int], n: int = 4) -> Figure:
+    """One row a concept: pairs of real x and generated x' with heatmaps, where the concept changes most."""
+    rows = []
+    for concept in concepts:
+        strength = concept_strength(results, concept)
+        cells = []
+        for position in telling_pairs(results, model, concept, n):
+            cells += [concept_cell(results, source, int(position), concept, strength) for source in ("real", model)]
+        rows.append(Row(concept_label(results, concept, model), cells))
+    return draw_grid(rows, ["real x", "x′"] * n)
+
+
+def clearest_blindspots(results: Results, model: str, n: int, widest: float = 0.2) -> dict[str, list[int]]:
+    """The n most "suppressed" and "exaggerated" concepts whose interval is at most `widest` wide, if there are so many."""
+    table = results.concepts.loc[ranked_deltas(results.concepts, model).index]
+    narrow = table[table[f"high_{model}"] - table[f"low_{model}"] <= widest]
+    order = [int(c) for c in (narrow if len(narrow) >= 2 * n else table)["concept"]]
+    return {"suppressed": order[:n], "exaggerated": order[::-1][:n]}
+
+
+def frequent_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """Labels and co-occurrence counts, real and per model, of n frequent concepts that go with different things."""
+    table = results.concepts.sort_values(["n_images_real", "concept"], ascending=[False, True])
+    named = table[table["goes_with"] != ""].drop_duplicates("goes_with")
+    chosen = (named if len(named) else table)["concept"].to_numpy()[:n]
+    chosen = chosen[np.argsort([results.concepts.loc[c, "goes_with"] for c in chosen], kind="stable")]
+    labels = [results.concepts.loc[c, "goes_with"] or str(c) for c in chosen]
+    counts = {source: cooccurrence(energies.matrix[:, chosen]).toarray() for source, energies in results.energies.items()}
+    return labels, counts["real"], {model.label: counts[model.name] for model in results.study.models}
+
+
+def extreme_pairs_sheet(results: Results, model: str, side: str, n: int) -> Figure:
+    """The pairs with the "least" or the "greatest" energy distance: caption, x, x', nearest training image of x'."""
+    least, greatest = extreme_pairs(results.datapoints, model, n)
+    rows = []
+    for pair in (least if side == "least" else greatest).itertuples():
+        cells = [Cell(results.images["real"][pair.pair_id]), Cell(results.images[model][pair.pair_id])]
+        cells += training_cells(results, pair)
+        rows.append(Row(f"{caption_of(results, pair.pair_id)}\ndistance {pair.energy_distance:.1f}", cells))
+    titles = ["real x", "x′", "nearest training"] if results.study.training_corpus else ["real x", "x′"]
+    return draw_grid(rows, titles, label_width=2.2, wrap=30)
+
+
+def training_cells(results: Results, pair) -> list[Cell]:
+    """The nearest training image of a generation, if the study knows its training corpus."""
+    corpus = results.study.training_corpus
+    if corpus is None:
+        return []
+    image = Image.fromarray(draw_scene(corpus.seed, int(pair.training_index))[1].image)
+    return [Cell(image, f"similarity {pair.training_similarity:.2f}")]
+
+
+def nearest_training_sheet(results: Results, model: str, n: int = 6) -> Figure:
+    """The generations that are nearest to a training image: caption, x', that image, and x for comparison."""
+    rows = []
+    table = results.datapoints[results.datapoints["model"] == model]
+    for pair in table.sort_values(["training_similarity", "pair_id"], ascending=[False, True]).head(n).itertuples():
+        cells = [Cell(results.images[model][pair.pair_id]), *training_cells(results, pair)]
+        rows.append(Row(caption_of(results, pair.pair_id), [*cells, Cell(results.images["real"][pair.pair_id])]))
+    return draw_grid(rows, ["x′", "nearest training", "real x"], label_width=2.2, wrap=30)

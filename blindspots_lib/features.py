@@ -1,0 +1,186 @@
+"""Backbone tokens: one image transform, one forward pass, the same for real and generated images."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float16
+from PIL import Image
+from tqdm import tqdm
+
+from blindspots_lib.artifacts import Artifact, folder_fingerprint, replacing, shard_path
+from blindspots_lib.generation import has_fast_bfloat16
+from blindspots_lib.pairs import decode_image, read_shard, shards_of
+from blindspots_lib.scenes import draw_scene
+from blindspots_lib.study import Backbone, Study, StudyError, resolve
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TokenLayout(NamedTuple):
+    """What stands where among the t tokens of an image: CLS, registers, then patches row by row."""
+
+    n_registers: int
+    patches_per_side: int
+    width: int  # d
+
+    @property
+    def n_tokens(self) -> int:
+        return 1 + self.n_registers + self.patches_per_side**2
+
+    @property
+    def patches(self) -> slice:
+        return slice(1 + self.n_registers, None)
+
+    def selection(self, tokens: str) -> slice:
+        """The positions of `tokens`: "patches" or "all"."""
+        return self.patches if tokens == "patches" else slice(None)
+
+
+def image_transform(backbone: Backbone):
+    """Resize the short side (bicubic), crop the centre, scale to [0, 1], subtract ImageNet's mean, divide by its std."""
+    from transformers import BitImageProcessorPil
+
+    return BitImageProcessorPil(
+        do_resize=True, size={"shortest_edge": backbone.resize}, resample=Image.Resampling.BICUBIC,
+        do_center_crop=True, crop_size={"height": backbone.crop, "width": backbone.crop},
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
+        do_convert_rgb=True,
+    )  # fmt: skip
+
+
+class TokenExtractor:
+    """A frozen backbone with its image transform: images in, final-layer-normed tokens out."""
+
+    def __init__(self, backbone: Backbone):
+        import torch
+        from transformers import Dinov2WithRegistersModel
+
+        folder = resolve(backbone.path)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+        try:
+            model = Dinov2WithRegistersModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=self.dtype, attn_implementation="sdpa"
+            )
+        except Exception as error:  # transformers and safetensors raise many kinds for a folder that is cut short
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StudyError(f"backbone: {folder} does not load ({reason})") from None
+        self.model = model.eval().to(self.device)
+        self.transform = image_transform(backbone)
+        config = model.config
+        self.layout = TokenLayout(config.num_register_tokens, backbone.crop // config.patch_size, config.hidden_size)
+
+    def __call__(self, images: Sequence[Image.Image]) -> Float[np.ndarray, "b t d"]:
+        """The tokens of a batch of images. Raises StudyError if any of them is not finite."""
+        import torch
+
+        pixels = self.transform(list(images), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            tokens = self.model(pixel_values=pixels.to(self.device, self.dtype)).last_hidden_state
+        tokens = tokens.float().cpu().numpy()
+        if tokens.shape[1] != self.layout.n_tokens:
+            raise StudyError(
+                f"backbone: {tokens.shape[1]} tokens an image where {self.layout.n_tokens} were expected; "
+                "is backbone.crop a multiple of its patch size?"
+            )
+        if not np.isfinite(tokens).all():
+            raise StudyError("backbone: its tokens hold NaN or infinity; are its weights whole?")
+        return tokens
+
+
+def features_artifact(study: Study, source: str, images: Artifact) -> Artifact:
+    """The output folder of `extract_tokens`; `source` is "real" or a model's name."""
+    inputs = {"images": images.fingerprint, "backbone": folder_fingerprint(resolve(study.backbone.path))}
+    config = study.backbone.model_dump(exclude={"batch_size"})
+    return Artifact(study.folder / "features" / source, study.name, config, inputs, ("features",))
+
+
+def extract_tokens(study: Study, source: str, images: Artifact) -> Artifact:
+    """Tokens of all images of a source, one (b, t, d) float16 .npy a shard; rows of lost images are NaN."""
+    artifact = features_artifact(study, source, images)
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    extractor = TokenExtractor(study.backbone)
+    for index, path in enumerate(tqdm(shards_of(images), desc=f"tokens, {source}", unit="shard")):
+        target = shard_path(artifact.folder, index, "npy")
+        if target.exists():
+            continue
+        rows = read_shard(path, ["pair_id", "image"])
+        tokens = np.full((len(rows), extractor.layout.n_tokens, extractor.layout.width), np.nan, np.float16)
+        present = [position for position, row in enumerate(rows) if row["image"] is not None]
+        for start in range(0, len(present), study.backbone.batch_size):
+            chosen = present[start : start + study.backbone.batch_size]
+            tokens[chosen] = extractor(
+                [decode_image(rows[i]["image"]["bytes"], f"image of pair {rows[i]['pair_id']!r} in {path}") for i in chosen]
+            )
+        save_array(target, tokens)
+    artifact.finish(layout=extractor.layout._asdict())
+    return artifact
+
+
+def save_array(path, array: np.ndarray) -> None:
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.save(file, array)
+
+
+def layout_of(features: Artifact) -> TokenLayout:
+    return TokenLayout(**features.facts["layout"])
+
+
+def token_shards(features: Artifact) -> Iterator[Float16[np.ndarray, "b t d"]]:
+    """The shards of tokens in order, memory-mapped."""
+    for path in sorted(features.folder.glob("shard-*.npy")):
+        try:
+            yield np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise StudyError(f"{path}: not a whole array ({error}); delete {path.parent} and run again") from None
+
+
+def load_tokens(features: Artifact) -> Float16[np.ndarray, "n t d"]:
+    """All tokens of a source in memory."""
+    return np.concatenate(list(token_shards(features)))
+
+
+def training_corpus_artifact(study: Study) -> Artifact:
+    """The output folder of `embed_training_corpus`."""
+    config = {"corpus": study.training_corpus.model_dump(), "backbone": study.backbone.model_dump(exclude={"batch_size"})}
+    inputs = {"backbone": folder_fingerprint(resolve(study.backbone.path))}
+    return Artifact(study.folder / "features" / "training-corpus", study.name, config, inputs, ("features", "scenes"))
+
+
+def embed_training_corpus(study: Study, shard_size: int = 2000) -> Artifact:
+    """One feature vector (`image_descriptor`) for every scene that the models were trained on."""
+    artifact = training_corpus_artifact(study)
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    extractor = TokenExtractor(study.backbone)
+    corpus = study.training_corpus
+    for index, start in enumerate(tqdm(range(0, corpus.n, shard_size), desc="training corpus", unit="shard")):
+        target = shard_path(artifact.folder, index, "npy")
+        if target.exists():
+            continue
+        descriptors = []
+        for first in range(start, min(start + shard_size, corpus.n), study.backbone.batch_size):
+            last = min(first + study.backbone.batch_size, start + shard_size, corpus.n)
+            scenes = [Image.fromarray(draw_scene(corpus.seed, i)[1].image) for i in range(first, last)]
+            descriptors.append(image_descriptor(extractor(scenes), extractor.layout))
+        save_array(target, np.concatenate(descriptors).astype(np.float16))
+    artifact.finish(layout=extractor.layout._asdict())
+    return artifact
+
+
+def image_descriptor(tokens: Float[np.ndarray, "b t d"], layout: TokenLayout) -> Float[np.ndarray, "b d4"]:
+    """A unit vector an image for nearest-neighbour search: the mean patch token of each quadrant, side by side.
+
+    Quadrants keep where things stand, so a copy is nearer than another image of the same things.
+    """
+    side, half = layout.patches_per_side, layout.patches_per_side // 2
+    grid = np.asarray(tokens, np.float32)[:, layout.patches].reshape(len(tokens), side, side, layout.width)
+    quadrants = [grid[:, rows, columns].mean(axis=(1, 2)) for rows in (slice(half), slice(half, None))
+                 for columns in (slice(half), slice(half, None))]  # fmt: skip
+    descriptor = np.concatenate(quadrants, axis=1)
+    return descriptor / np.linalg.norm(descriptor, axis=1, keepdims=True)

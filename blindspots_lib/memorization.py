@@ -1,0 +1,72 @@
+"""Datapoint differences: how far each generation is from its real image, and how near to a training image."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+
+from blindspots_lib.artifacts import Artifact
+from blindspots_lib.features import image_descriptor, layout_of, token_shards
+
+
+def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
+    """mean over concepts of sigma(xi_k(x') - xi_k(x)), per pair; neutral at 0.5 and always near it.
+
+    Concepts that fire on neither image count 0.5 each, so only the differing entries are touched. PAPER section 3.
+    """
+    difference = (generated - real).tocsr()
+    excess = difference.copy()
+    excess.data = 1 / (1 + np.exp(-difference.data)) - 0.5
+    return 0.5 + np.asarray(excess.sum(axis=1)).ravel() / real.shape[1]
+
+
+def energy_distance(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
+    """||xi(x') - xi(x)||_2 per pair: 0 only if every concept has the same energy in both images."""
+    return np.sqrt(np.asarray((generated - real).power(2).sum(axis=1)).ravel())
+
+
+class Neighbours(NamedTuple):
+    """The nearest training image of each image."""
+
+    similarity: Float[np.ndarray, "n"]  # cosine, 1 for a copy
+    index: Int[np.ndarray, "n"]  # in the training corpus
+
+
+def nearest_training_images(features: Artifact, corpus: Artifact, rows: Int[np.ndarray, "n"]) -> Neighbours:
+    """Exact search by `image_descriptor` over the whole training corpus, for the images at `rows`."""
+    import faiss
+
+    layout = layout_of(features)
+    queries = np.concatenate([image_descriptor(shard, layout) for shard in token_shards(features)])[rows]
+    index = faiss.IndexFlatIP(queries.shape[1])
+    for shard in token_shards(corpus):
+        index.add(np.ascontiguousarray(shard, dtype=np.float32))
+    similarity, neighbours = index.search(np.ascontiguousarray(queries, dtype=np.float32), 1)
+    return Neighbours(similarity[:, 0], neighbours[:, 0])
+
+
+def datapoint_table(
+    pair_ids: list[str], energies: dict[str, sp.csr_matrix], neighbours: dict[str, Neighbours]
+) -> pd.DataFrame:
+    """One row a pair and model; `energies` and `neighbours` hold "real" too (the level of images nobody copied)."""
+    parts = []
+    for model, matrix in energies.items():
+        if model == "real":
+            continue
+        columns = {
+            "pair_id": pair_ids, "model": model, "datapoint_delta": datapoint_delta(matrix, energies["real"]),
+            "energy_distance": energy_distance(matrix, energies["real"]),
+        }  # fmt: skip
+        if neighbours:
+            columns |= {"training_similarity": neighbours[model].similarity, "training_index": neighbours[model].index,
+                        "training_similarity_real": neighbours["real"].similarity}  # fmt: skip
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def extreme_pairs(table: pd.DataFrame, model: str, n: int, column: str = "energy_distance") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The n pairs with the least and the n with the greatest difference of one model, most extreme first."""
+    rows = table[table["model"] == model].sort_values([column, "pair_id"])
+    return rows.head(n), rows.tail(n).iloc[::-1]

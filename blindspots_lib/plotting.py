@@ -1,0 +1,249 @@
+"""Charts, one function a figure, one style; and `save_figure`, which ties every figure to what made it."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float, Int
+from matplotlib import pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from blindspots_lib.artifacts import code_revision, file_fingerprint, replacing, write_json
+from blindspots_lib.blindspots import Correlation, Shape, correlate_models, distribution_shape, frequency_bands, ranked_deltas
+from blindspots_lib.study import PROJECT_ROOT, Study
+
+GRADIENT = ("#65c7de", "#5776b4", "#582949", "#b16243", "#e8b548")  # suppressed ... aligned ... exaggerated
+DELTA_CMAP = LinearSegmentedColormap.from_list("delta", GRADIENT)
+INK, QUIET = "#2b2230", "#8d8592"
+MODEL_COLOURS = ("#3f7f93", "#b16243", "#582949", "#7f9b3b", "#c7962c", "#6b6f76")  # in the order of the study's models
+REAL_COLOUR = "#8d8592"
+DELTA_LABEL = "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)"
+REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
+
+mpl.rcParams.update({
+    "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "axes.titleweight": "bold",
+    "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42, "svg.hashsalt": "blindspots",
+})  # fmt: skip
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "faiss-cpu", "umap-learn", "matplotlib")
+
+
+def save_figure(
+    figure: Figure, name: str, study: Study, *, function: str, notebook: str, inputs: Mapping[str, str],
+    seeds: Mapping[str, int], numbers: Mapping[str, object] | None = None, shows_images: bool = False,
+) -> Path:  # fmt: skip
+    """Write `name`.png, .pdf and .json (its sidecar) into the study's figures folder.
+
+    The figure gets a footer that says what it is made from. The sidecar holds the study, the seeds, the fingerprints
+    of the inputs, the code revision, the package versions and the `numbers` that the figure states.
+    """
+    notes = ([REPLICA_NOTE] if study.replica else []) + ([study.attribution] if shows_images and study.attribution else [])
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7, color=QUIET, x=0.01, ha="left")
+    folder = study.figures_folder
+    with replacing(folder / f"{name}.png") as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+    with replacing(folder / f"{name}.pdf") as partial:
+        figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
+    write_json(folder / f"{name}.json", {
+        "figure": name, "function": function, "notebook": notebook, "study": study.name, "title": study.title,
+        "replica": study.replica, "parameters": study.model_dump(mode="json"), "seeds": dict(seeds), "inputs": dict(inputs),
+        "numbers": numbers or {}, "revision": code_revision(), "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "lock": file_fingerprint(PROJECT_ROOT / "requirements.lock"),
+    })  # fmt: skip
+    return folder / f"{name}.png"
+
+
+def model_colour(study: Study, model: str) -> str:
+    return MODEL_COLOURS[[m.name for m in study.models].index(model) % len(MODEL_COLOURS)]
+
+
+def panels(n: int, width: float = 4.2, height: float = 3.4) -> tuple[Figure, np.ndarray]:
+    """One row of n panels that share their axes."""
+    figure, axes = plt.subplots(1, n, figsize=(width * n, height), sharex=True, sharey=True, squeeze=False)
+    return figure, axes[0]
+
+
+def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Shape]]:
+    """Histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness stated."""
+    figure, axes = panels(len(study.models))
+    shapes = {}
+    edges = np.linspace(0, 1, 100)
+    for axis, model in zip(axes, study.models, strict=True):
+        deltas = ranked_deltas(table, model.name).to_numpy()
+        shape = shapes[model.name] = distribution_shape(deltas, study.analysis)
+        density, _ = np.histogram(deltas, bins=edges, density=True)
+        axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
+        axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
+        for threshold in (study.analysis.suppressed_below, study.analysis.exaggerated_above):
+            axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
+        axis.set(yscale="log", xlim=(0, 1), xlabel=DELTA_LABEL, title=model.label)
+        axis.text(
+            0.02, 0.98, f"median {shape.median:.2f} (dashed)\nskewness {shape.skewness:+.2f} "
+            f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n{shape.n_ranked} concepts, "
+            f"{shape.n_suppressed} below, {shape.n_exaggerated} above", transform=axis.transAxes, va="top", fontsize=7.5,
+        )  # fmt: skip
+        axis.set_ylim(top=max(axis.get_ylim()[1], density.max() * 12))
+    axes[0].set_ylabel("density of concepts (log scale)")
+    return figure, shapes
+
+
+def embed_dictionary(atoms: Float[np.ndarray, "k d"], seed: int) -> Float[np.ndarray, "k 2"]:
+    """UMAP of the atoms by cosine distance, on one thread so that the seed decides it."""
+    import umap
+
+    return umap.UMAP(n_neighbors=15, min_dist=0.25, metric="cosine", random_state=seed, n_jobs=1).fit_transform(atoms)
+
+
+def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 12) -> Figure:
+    """UMAP of the dictionary, one panel a model, coloured by delta(k); concepts that are not ranked stay grey."""
+    figure, axes = panels(len(study.models), width=5, height=4.6)
+    for axis, model in zip(axes, study.models, strict=True):
+        deltas = ranked_deltas(table, model.name)
+        axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0)
+        drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
+        extreme = [*deltas.index[: n_named // 2], *deltas.index[-n_named // 2 :]]
+        for concept in extreme:
+            name = table.loc[concept, "goes_with"] or str(concept)
+            axis.annotate(name, places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points")
+        axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
+    axes[0].set_ylabel("UMAP 2")
+    figure.colorbar(drawn, ax=axes, label=DELTA_LABEL, shrink=0.8)
+    return figure
+
+
+def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
+    """delta(k) of the first model against each other model, r in each panel; and the matrix of all correlations."""
+    first, others = study.models[0], study.models[1:]
+    figure, axes = plt.subplots(1, len(others) + 1, figsize=(4.4 * (len(others) + 1), 3.9), squeeze=False)
+    correlations = {f"{a.name}~{b.name}": correlate_models(table, a.name, b.name)
+                    for i, a in enumerate(study.models) for b in study.models[i + 1 :]}  # fmt: skip
+    for axis, other in zip(axes[0], others, strict=False):
+        both = table[table[f"ranked_{first.name}"] & table[f"ranked_{other.name}"]]
+        sizes = 2 + 2.5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
+        axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
+        axis.scatter(both[f"delta_{first.name}"], both[f"delta_{other.name}"], s=sizes, alpha=0.5, linewidths=0,
+                     c=both[f"delta_{first.name}"], cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
+        c = correlations[f"{first.name}~{other.name}"]
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
+                 title=f"r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}], {c.n_concepts} concepts")  # fmt: skip
+    names = [model.name for model in study.models]
+    matrix = np.eye(len(names))
+    for i, a in enumerate(names):
+        for j, b in enumerate(names[i + 1 :], start=i + 1):
+            matrix[i, j] = matrix[j, i] = correlations[f"{a}~{b}"].r
+    labels = [model.label for model in study.models]
+    sns.heatmap(matrix, ax=axes[0, -1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
+                xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
+    axes[0, -1].set_title("All models")
+    axes[0, -1].tick_params(axis="y", rotation=0)
+    return figure, correlations
+
+
+def plot_frequency(study: Study, table: pd.DataFrame) -> Figure:
+    """delta(k) against how often a concept fires on real images, with the 5 % to 95 % band and the median."""
+    figure, axes = panels(len(study.models))
+    for axis, model in zip(axes, study.models, strict=True):
+        deltas = ranked_deltas(table, model.name)
+        firings = table["firings"].to_numpy()[deltas.index]
+        bands = frequency_bands(firings, deltas.to_numpy())
+        axis.fill_between(bands["firings"] + 1, bands["low"], bands["high"], color="#582949", alpha=0.15, linewidth=0,
+                          label="5 % to 95 %")  # fmt: skip
+        axis.scatter(firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0)
+        axis.plot(bands["firings"] + 1, bands["median"], color=INK, linewidth=1.2, label="median")
+        axis.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+        axis.set(xscale="log", ylim=(-0.02, 1.02), title=model.label, xlabel="firings on real images + 1 (tokens, log scale)")
+    axes[0].set_ylabel(DELTA_LABEL.replace(" = ", "\n= "))
+    axes[0].legend(fontsize=7.5, loc="lower right")
+    return figure
+
+
+def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
+    """R2, active concepts a token (L0), dead concepts over the steps; atoms' distances from the candidates' hull."""
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3))
+    for axis, column, label in zip(
+        axes, ("r2", "l0", "dead"),
+        ("R² of the reconstruction", "active concepts a token (L0)", "dead concepts"), strict=False,
+    ):  # fmt: skip
+        axis.plot(history[column], color="#582949", linewidth=1)
+        axis.set(xlabel="optimizer step", title=label)
+    axes[0].set_ylim(max(0, history["r2"].min()), 1)
+    axes[1].set_ylim(0, history["l0"].max() * 1.1)
+    axes[3].hist(hull, bins=40, color="#5776b4")
+    axes[3].axvline(radius, color=INK, linestyle="--", linewidth=1)
+    axes[3].set(xlabel="‖Λₖ‖₂ (radius dashed)", ylabel="concepts", title="atoms' distance from the hull")
+    return figure
+
+
+def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
+    """Distribution over pairs of the datapoint difference (signed, near 0.5) and of the energy distance."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+    for axis, column, label in zip(
+        axes, ("datapoint_delta", "energy_distance"),
+        ("datapoint difference: mean over concepts of σ(ξₖ(x′) − ξₖ(x))", "energy distance ‖ξ(x′) − ξ(x)‖₂"), strict=True,
+    ):  # fmt: skip
+        edges = np.histogram_bin_edges(table[column], bins=60)
+        for model in study.models:
+            values, colour = table.loc[table["model"] == model.name, column], model_colour(study, model.name)
+            axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=model.label)
+            axis.axvline(values.median(), color=colour, linestyle="--", linewidth=1)
+        axis.set(xlabel=label, ylabel="density of pairs")
+    axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
+    axes[1].legend(fontsize=8, title="median dashed", title_fontsize=7)
+    return figure
+
+
+def plot_cooccurrence(
+    labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]
+) -> Figure:
+    """How often two concepts fire on the same image, given the first: real images and each model's, same scale."""
+    figure, axes = plt.subplots(1, 1 + len(generated), figsize=(4.6 * (1 + len(generated)), 4.6), sharey=True)
+    for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
+        share = counts / np.maximum(np.diag(counts), 1)[:, None]
+        np.fill_diagonal(share, np.nan)
+        sns.heatmap(share, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels,
+                    cbar=axis is axes[-1], cbar_kws={"label": "share of the row's images on which the column fires too"})  # fmt: skip
+        axis.set_title(title)
+        axis.tick_params(labelsize=6, length=0)
+    return figure
+
+
+def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy: float) -> Figure:
+    """UMAP of single patch tokens, coloured by the object that covers the patch."""
+    figure, axis = plt.subplots(figsize=(6.4, 4.4))
+    names = sorted(set(owners))
+    palette = sns.color_palette("husl", len(names))
+    markers = ("o", "s", "^", "D", "v", "P")
+    for i, name in enumerate(names):
+        chosen = np.array([owner == name for owner in owners])
+        axis.scatter(*places[chosen].T, s=9, color=palette[i], marker=markers[i % len(markers)], linewidths=0, label=name)
+    axis.set(xlabel="UMAP 1 of patch tokens (cosine)", ylabel="UMAP 2", xticks=[], yticks=[],
+             title=f"Nearest-neighbour accuracy on these tokens: {accuracy:.0%}")  # fmt: skip
+    axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
+    return figure
+
+
+def plot_training_similarity(study: Study, table: pd.DataFrame) -> Figure:
+    """How near the nearest training image is: generations beside real images, which nobody copied."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], table["training_similarity_real"]]), bins=60)
+    real = table.drop_duplicates("pair_id")["training_similarity_real"]
+    axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="real images (the level of chance)")
+    for model in study.models:
+        values = table.loc[table["model"] == model.name, "training_similarity"]
+        axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=model_colour(study, model.name),
+                  label=model.label)  # fmt: skip
+    axis.set(xlabel="cosine similarity to the nearest training image", ylabel="density of images")
+    axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+

@@ -1,0 +1,146 @@
+"""A study's stages in order, and its finished results opened together: pairs, images, codes, tables."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from blindspots_lib.artifacts import Artifact, replacing
+from blindspots_lib.blindspots import concept_table
+from blindspots_lib.concepts import Energies, TokenCodes, association_names, compute_energies, load_energies
+from blindspots_lib.features import embed_training_corpus, extract_tokens
+from blindspots_lib.generation import generate_images
+from blindspots_lib.memorization import datapoint_table, nearest_training_images
+from blindspots_lib.pairs import ImageStore, PairTable, collect_pairs, complete_pairs, read_pair_table
+from blindspots_lib.study import Study
+from blindspots_lib.training import fit_sae
+
+Sources = dict[str, Artifact]  # "real" and the models' names, in the study's order
+
+
+def collect_images(study: Study) -> Sources:
+    """Stage 1: the real pairs and every model's generations."""
+    pairs = collect_pairs(study)
+    return {"real": pairs, **{model.name: generate_images(study, model, pairs) for model in study.models}}
+
+
+def collect_features(study: Study) -> Sources:
+    """Stage 2: the backbone's tokens of all images."""
+    return {source: extract_tokens(study, source, images) for source, images in collect_images(study).items()}
+
+
+def collect_sae(study: Study) -> Artifact:
+    """Stage 3: the SAE, trained on the real images' tokens."""
+    return fit_sae(study, collect_features(study)["real"])
+
+
+def collect_energies(study: Study) -> Sources:
+    """Stage 4: codes and energies of all images."""
+    features, sae = collect_features(study), collect_sae(study)
+    return {source: compute_energies(study, source, tokens, sae) for source, tokens in features.items()}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The finished results of a study. Opening one runs whatever stage is not finished; reading is lazy."""
+
+    study: Study
+
+    @cached_property
+    def image_artifacts(self) -> Sources:
+        return collect_images(self.study)
+
+    @cached_property
+    def energy_artifacts(self) -> Sources:
+        return collect_energies(self.study)
+
+    @cached_property
+    def pairs(self) -> PairTable:
+        return read_pair_table(self.image_artifacts["real"])
+
+    @cached_property
+    def completeness(self) -> tuple[list[str], dict[str, dict[str, int]]]:
+        return complete_pairs(self.image_artifacts)
+
+    @property
+    def lost(self) -> dict[str, dict[str, int]]:
+        """Images that each source lost, by cause."""
+        return self.completeness[1]
+
+    @property
+    def pair_ids(self) -> list[str]:
+        """The pairs that are complete on every side; all tables and energies speak of these."""
+        return self.completeness[0]
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Where the complete pairs stand among all pairs."""
+        place = {pair_id: row for row, pair_id in enumerate(self.pairs.pair_ids)}
+        return np.array([place[pair_id] for pair_id in self.pair_ids])
+
+    @cached_property
+    def images(self) -> dict[str, ImageStore]:
+        return {source: ImageStore(artifact) for source, artifact in self.image_artifacts.items()}
+
+    @cached_property
+    def energies(self) -> dict[str, Energies]:
+        return {source: load_energies(artifact, self.rows) for source, artifact in self.energy_artifacts.items()}
+
+    @cached_property
+    def codes(self) -> dict[str, TokenCodes]:
+        return {source: TokenCodes(artifact) for source, artifact in self.energy_artifacts.items()}
+
+    @cached_property
+    def concepts(self) -> pd.DataFrame:
+        """One row a concept, kept as `concepts.parquet`."""
+        inputs = {source: artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
+        artifact = self.table_artifact("concepts", self.study.analysis.model_dump(), inputs, ("blindspots", "concepts"))
+        return self.table(artifact, self.build_concepts)
+
+    def build_concepts(self) -> pd.DataFrame:
+        names = association_names(self.energies["real"].matrix, self.pairs, self.rows)
+        return concept_table(self.energies, self.study.analysis, names)
+
+    @cached_property
+    def datapoints(self) -> pd.DataFrame:
+        """One row a pair and model, kept as `datapoints.parquet`."""
+        inputs = {source: artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
+        corpus = self.study.training_corpus
+        config = {"training_corpus": corpus.model_dump() if corpus else None}
+        return self.table(self.table_artifact("datapoints", config, inputs, ("memorization", "features")), self.build_datapoints)
+
+    def build_datapoints(self) -> pd.DataFrame:
+        neighbours = {}
+        if self.study.training_corpus:
+            corpus = embed_training_corpus(self.study)
+            for source, features in collect_features(self.study).items():
+                neighbours[source] = nearest_training_images(features, corpus, self.rows)
+        matrices = {source: energies.matrix for source, energies in self.energies.items()}
+        return datapoint_table(self.pair_ids, matrices, neighbours)
+
+    def table_artifact(self, name: str, config: dict, inputs: dict[str, str], code: tuple[str, ...]) -> Artifact:
+        return Artifact(self.study.folder / "tables" / name, self.study.name, config, inputs, code)
+
+    @staticmethod
+    def table(artifact: Artifact, build) -> pd.DataFrame:
+        """The table of an artifact, built and written if it is not there yet."""
+        path = artifact.folder / f"{artifact.folder.name}.parquet"
+        if not artifact.is_complete():
+            artifact.begin()
+            table = build()
+            with replacing(path) as partial:
+                table.to_parquet(partial, index=False)
+            artifact.finish(n_rows=len(table))
+        return pd.read_parquet(path)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of all that the figures are drawn from, for their sidecars."""
+        prints = {f"images/{source}": artifact.fingerprint for source, artifact in self.image_artifacts.items()}
+        return prints | {f"energies/{source}": artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        study = self.study
+        return {"study": study.seed, "sae": study.sae.seed, "analysis": study.analysis.seed}

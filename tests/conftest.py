@@ -1,0 +1,58 @@
+"""Fixtures that several tests share. Shapes and types of the package are checked while tests run, and only then."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from jaxtyping import install_import_hook
+
+install_import_hook("blindspots_lib", "beartype.beartype")
+
+from blindspots_lib.study import PROJECT_ROOT, load_study  # noqa: E402
+
+
+@pytest.fixture
+def write_study(tmp_path, monkeypatch):
+    """Write a study file, the smoke study with changes, outputs in a temporary folder; returns its path.
+
+    Changes are {"pairs.n": 12, ...}; the value ... removes a key.
+    """
+    monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("BLINDSPOTS_FIGURES", str(tmp_path / "figures"))
+
+    def write(changes=None):
+        content = yaml.safe_load((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
+        for key, value in (changes or {}).items():
+            *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+            place = content
+            for parent in parents:
+                place = place[parent]
+            if value is ...:
+                del place[last]
+            else:
+                place[last] = value
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_study(write_study):
+    """The validated smoke study with changes."""
+    return lambda changes=None: load_study(str(write_study(changes)))
+
+
+@pytest.fixture
+def run_python():
+    """Run a script in a fresh process of the same Python; returns the finished process with its output as text."""
+
+    def run(script: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT_ROOT, env={**os.environ, **environment},
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,106 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy.stats import pearsonr, skew
+
+from blindspots_lib.blindspots import (
+    bootstrap_weights,
+    concept_table,
+    correlate_models,
+    distribution_shape,
+    energy_difference,
+    frequency_bands,
+    measure_difference,
+    ranked_deltas,
+)
+from blindspots_lib.concepts import Energies
+from blindspots_lib.study import Analysis
+
+ANALYSIS = Analysis(n_bootstrap=400, min_images=2)
+
+
+def test_energy_difference_worked_out_by_hand():
+    delta = energy_difference(np.array([0.0, 1.0, 3.0, 2.0, 0.0]), np.array([4.0, 3.0, 1.0, 0.0, 0.0]))
+    np.testing.assert_allclose(delta, [0.0, 0.25, 0.75, 1.0, np.nan])
+
+
+def test_it_is_the_logistic_function_of_the_log_ratio():
+    generated, real = np.array([0.3, 7.0]), np.array([0.9, 0.2])
+    expected = 1 / (1 + np.exp(-(np.log(generated) - np.log(real))))
+    np.testing.assert_allclose(energy_difference(generated, real), expected)
+
+
+def sparse(rows):
+    return sp.csr_matrix(np.array(rows, np.float32))
+
+
+def test_difference_is_of_the_means_and_its_interval_covers_it():
+    rng = np.random.default_rng(0)
+    real = sparse(rng.exponential(1.0, (300, 3)) * (rng.random((300, 3)) < 0.5))
+    generated = sparse(rng.exponential([1.0, 3.0, 0.0], (300, 3)) * (rng.random((300, 3)) < 0.5))
+    difference = measure_difference(generated, real, ANALYSIS)
+    means = np.asarray(generated.mean(0)).ravel(), np.asarray(real.mean(0)).ravel()
+    np.testing.assert_allclose(difference.delta, means[0] / (means[0] + means[1]), rtol=1e-6)
+    assert (difference.low <= difference.delta).all()
+    assert (difference.delta <= difference.high).all()
+    assert difference.high[2] == 0
+    assert difference.low[1] > 0.6
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(150):
+        real, generated = (sparse(rng.exponential(1.0, (80, 1)) * (rng.random((80, 1)) < 0.6)) for _ in range(2))
+        difference = measure_difference(generated, real, Analysis(n_bootstrap=200))
+        covered.append(difference.low[0] <= 0.5 <= difference.high[0])
+    assert 0.88 <= np.mean(covered) <= 0.99  # 95 % nominal; 150 trials have a standard error of 1.8 %
+
+
+def test_bootstrap_draws_as_many_pairs_as_there_are():
+    weights = bootstrap_weights(17, 30, seed=0)
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights * 17, np.round(weights * 17))
+
+
+def test_table_ranks_only_concepts_seen_often_enough():
+    energies = {
+        "real": Energies(sparse([[1, 0, 0, 0], [1, 1, 0, 0]]), np.array([4, 1, 0, 0])),
+        "one": Energies(sparse([[3, 0, 2, 0], [0, 0, 2, 0]]), np.array([2, 0, 5, 0])),
+    }
+    table = concept_table(energies, ANALYSIS, [("dvd", 0.9), ("", np.nan), ("wood", 0.8), ("", np.nan)])
+    assert table["delta_one"].round(3).tolist()[:3] == [0.6, 0.0, 1.0]
+    assert np.isnan(table["delta_one"][3])
+    assert table["ranked_one"].tolist() == [True, False, True, False]
+    assert ranked_deltas(table, "one").to_dict() == {0: pytest.approx(0.6), 2: 1.0}
+
+
+def test_shape_counts_beyond_the_thresholds():
+    deltas = np.array([0.05, 0.099, 0.1, 0.4, 0.5, 0.5, 0.6, 0.9, 0.95])
+    shape = distribution_shape(deltas, ANALYSIS)
+    assert (shape.n_suppressed, shape.n_exaggerated, shape.n_ranked) == (2, 1, 9)
+    assert shape.median == 0.5
+    assert shape.skewness == pytest.approx(skew(deltas))
+    assert shape.skewness_low < shape.skewness < shape.skewness_high
+
+
+def test_correlation_is_pearsons_over_concepts_ranked_for_both():
+    rng = np.random.default_rng(0)
+    first = rng.random(30)
+    second = 0.5 * first + 0.5 * rng.random(30)
+    table = pd.DataFrame({"delta_a": first, "delta_b": second, "ranked_a": True, "ranked_b": [True] * 25 + [False] * 5})
+    result = correlate_models(table, "a", "b")
+    reference = pearsonr(first[:25], second[:25])
+    interval = reference.confidence_interval(0.95)
+    assert (result.r, result.n_concepts) == (pytest.approx(reference.statistic), 25)
+    assert (result.low, result.high) == (pytest.approx(interval.low, abs=1e-3), pytest.approx(interval.high, abs=1e-3))
+
+
+def test_bands_are_quantiles_of_equally_filled_bins():
+    firings = np.repeat([1, 10, 100], 40)
+    deltas = np.concatenate([np.linspace(0, 1, 40), np.linspace(0.2, 0.8, 40), np.full(40, 0.5)])
+    bands = frequency_bands(firings, deltas, n_bins=3)
+    np.testing.assert_allclose(bands["firings"], [1, 10, 100])
+    np.testing.assert_allclose(bands["low"], [0.05, 0.23, 0.5], atol=1e-6)
+    np.testing.assert_allclose(bands["high"], [0.95, 0.77, 0.5], atol=1e-6)

@@ -1,0 +1,63 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from blindspots_lib.artifacts import Artifact
+from blindspots_lib.features import TokenLayout, image_descriptor, save_array
+from blindspots_lib.memorization import datapoint_delta, energy_distance, extreme_pairs, nearest_training_images
+
+
+@pytest.fixture
+def energies():
+    rng = np.random.default_rng(0)
+    dense = [rng.exponential(2.0, (6, 9)) * (rng.random((6, 9)) < 0.3) for _ in range(2)]
+    dense[1][2] = dense[0][2]
+    return dense
+
+
+def test_datapoint_delta_is_the_mean_of_sigmoids_over_all_concepts(energies):
+    generated, real = energies
+    expected = (1 / (1 + np.exp(-(generated - real)))).mean(axis=1)
+    actual = datapoint_delta(sp.csr_matrix(generated), sp.csr_matrix(real))
+    np.testing.assert_allclose(actual, expected)
+    assert actual[2] == 0.5
+
+
+def test_energy_distance_is_euclidean_and_zero_for_equal_energies(energies):
+    generated, real = energies
+    actual = energy_distance(sp.csr_matrix(generated), sp.csr_matrix(real))
+    np.testing.assert_allclose(actual, np.linalg.norm(generated - real, axis=1), rtol=1e-6)
+    assert actual[2] == 0
+
+
+def test_extreme_pairs_are_ordered_from_the_ends():
+    table = pd.DataFrame({"pair_id": list("abcd"), "model": ["m", "m", "m", "n"], "energy_distance": [2.0, 1.0, 3.0, 0.0]})
+    least, greatest = extreme_pairs(table, "m", 2)
+    assert least["pair_id"].tolist() == ["b", "a"]
+    assert greatest["pair_id"].tolist() == ["c", "a"]
+
+
+def test_nearest_training_image_matches_a_full_search(tmp_path):
+    layout = TokenLayout(n_registers=1, patches_per_side=2, width=3)
+    rng = np.random.default_rng(0)
+    corpus_tokens, tokens = rng.normal(size=(20, 6, 3)), rng.normal(size=(5, 6, 3))
+    tokens[3] = corpus_tokens[11]
+
+    def store(name, arrays):
+        artifact = Artifact(tmp_path / name, "study", {}, {}, ("features",))
+        artifact.begin()
+        for index, array in enumerate(arrays):
+            save_array(artifact.folder / f"shard-{index:05d}.npy", array.astype(np.float32))
+        artifact.finish(layout=layout._asdict())
+        return artifact
+
+    known = image_descriptor(corpus_tokens, layout)
+    features = store("features", [tokens[:3], tokens[3:]])
+    corpus = store("corpus", [known[:8], known[8:]])
+    found = nearest_training_images(features, corpus, np.array([1, 3, 4]))
+    similarity = image_descriptor(tokens, layout)[[1, 3, 4]] @ known.T
+    np.testing.assert_array_equal(found.index, similarity.argmax(axis=1))
+    np.testing.assert_allclose(found.similarity, similarity.max(axis=1), rtol=1e-5)
+    assert found.index[1] == 11
+    assert found.similarity[1] == pytest.approx(1, abs=1e-5)

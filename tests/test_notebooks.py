@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from blindspots_lib import notebooks, widgets
+from blindspots_lib.results import Results
+from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
+
+NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke study, run once through papermill from nothing; returns its study file."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLINDSPOTS_RUNS", str(folder / "runs"))
+        patch.setenv("BLINDSPOTS_FIGURES", str(folder / "figures"))
+        study_file = folder / "smoke.yaml"
+        study_file.write_text((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
+        assert notebooks.run_study(str(study_file)) == NAMES
+        yield study_file
+
+
+def test_every_figure_is_drawn_with_its_sidecar(smoke):
+    folder = load_study(str(smoke)).figures_folder
+    names = {path.stem for path in folder.glob("*.png")}
+    assert {"contact_sheet", "token_colours", "token_map", "sae_training", "concepts", "histograms", "scale", "concept_map",
+            "cross_model", "frequency", "gallery_suppressed_sd15", "gallery_exaggerated_pixart", "cooccurrence", "datapoints",
+            "pairs_least", "pairs_greatest", "training_similarity", "nearest_training"} <= names  # fmt: skip
+    for name in names:
+        sidecar = json.loads((folder / f"{name}.json").read_text())
+        module, function = sidecar["function"].split(".")
+        assert f"def {function}(" in (PROJECT_ROOT / "blindspots_lib" / f"{module}.py").read_text(), name
+        assert sidecar["notebook"] in NAMES
+
+
+def test_executed_notebooks_give_the_same_checked_outputs_again(smoke):
+    executed = sorted((load_study(str(smoke)).folder / "notebooks").glob("[0-9]*.ipynb"))
+    assert [path.stem for path in executed] == NAMES
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300",
+               "-p", "no:cacheprovider", "--rootdir", str(executed[0].parent), *map(str, executed)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=executed[0].parent)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_second_run_does_nothing(smoke):
+    assert notebooks.run_study(str(smoke)) == []
+
+
+def test_missing_or_foreign_figure_is_drawn_again_and_no_stage_with_it(smoke):
+    study = load_study(str(smoke))
+    headers = {path: path.stat().st_mtime_ns for path in study.folder.rglob("header.json")}
+    (study.figures_folder / "datapoints.png").write_bytes(b"not what the notebook drew")
+    assert notebooks.run_study(str(smoke)) == ["05_memorization"]
+    assert {path: path.stat().st_mtime_ns for path in study.folder.rglob("header.json")} == headers
+
+
+def test_changed_input_reruns_exactly_what_depends_on_it(smoke):
+    study = load_study(str(smoke))
+    headers = {path.parent.relative_to(study.folder).as_posix(): path.stat().st_mtime_ns for path in study.folder.rglob("header.json")}
+    original = smoke.read_text()
+    smoke.write_text(original.replace("suppressed_below: 0.1", "suppressed_below: 0.2"))
+    try:
+        changed = Results(load_study(str(smoke)))
+        assert len(changed.concepts) == study.sae.n_concepts
+        assert len(changed.datapoints)
+        after = {path.parent.relative_to(study.folder).as_posix(): path.stat().st_mtime_ns for path in study.folder.rglob("header.json")}
+        assert {name for name in after if after[name] != headers[name]} == {"tables/concepts"}
+    finally:
+        smoke.write_text(original)
+
+
+def test_stages_know_what_they_depend_on(make_study, monkeypatch, tmp_path):
+    """Which fingerprints a change of the study moves, without running anything."""
+    from blindspots_lib.concepts import energies_artifact
+    from blindspots_lib.features import features_artifact
+    from blindspots_lib.generation import generation_artifact
+    from blindspots_lib.pairs import pairs_artifact
+    from blindspots_lib.training import sae_artifact
+
+    def fingerprints(changes):
+        study = make_study(changes)
+        pairs = pairs_artifact(study)
+        generated = generation_artifact(study, study.models[0], pairs)
+        features = features_artifact(study, "real", pairs)
+        sae = sae_artifact(study, features)
+        energies = energies_artifact(study, "real", features, sae)
+        chain = {"pairs": pairs, "generations": generated, "features": features, "sae": sae, "energies": energies}
+        return {name: artifact.fingerprint for name, artifact in chain.items()}
+
+    before = fingerprints({})
+    for changes, moved in [
+        ({"title": "Another"}, set()),
+        ({"models.0.batch_size": 7}, {"generations"}),
+        ({"models.0.label": "Other"}, set()),
+        ({"sae.seed": 5}, {"sae", "energies"}),
+        ({"analysis.tokens": "all"}, {"energies"}),
+        ({"pairs.seed": 12}, {"pairs", "generations", "features", "sae", "energies"}),
+    ]:
+        after = fingerprints(changes)
+        assert {name for name in before if before[name] != after[name]} == moved, changes
+
+
+def notebook_file(path, source, tagged=True):
+    cells = [nbformat.v4.new_code_cell("study_file = 'mini'", metadata={"tags": ["parameters"] if tagged else []}),
+             nbformat.v4.new_code_cell(source)]  # fmt: skip
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("from blindspots_lib.study import StudyError\nraise StudyError('mend this')", r"^mend this$"),
+        ("1 / 0", r"^bad.ipynb, cell 3: ZeroDivisionError: division by zero; traceback in .*failed-bad.ipynb$"),
+        (
+            "import ipywidgets\nout = ipywidgets.Output()\n"
+            "out.outputs = ({'output_type': 'error', 'ename': 'KeyError', 'evalue': 'k', 'traceback': []},)\ndisplay(out)",
+            r"^bad.ipynb: a widget failed: KeyError: k; traceback in .*failed-bad.ipynb$",
+        ),
+    ],
+)
+def test_failing_notebook_is_one_line_and_its_copy_is_kept(write_study, tmp_path, source, message):
+    study_file = write_study()
+    notebook = notebook_file(tmp_path / "bad.ipynb", source)
+    with pytest.raises(StudyError, match=message):
+        notebooks.run_notebook(load_study(str(study_file)), study_file, notebook, tmp_path / "executed")
+    assert [path.name for path in (tmp_path / "executed").iterdir()] == ["failed-bad.ipynb"]
+
+
+def test_notebook_without_parameters_is_refused(write_study, tmp_path):
+    study_file = write_study()
+    notebook = notebook_file(tmp_path / "bad.ipynb", "pass", tagged=False)
+    with pytest.raises(StudyError, match="no cell tagged 'parameters'"):
+        notebooks.run_notebook(load_study(str(study_file)), study_file, notebook, tmp_path / "executed")
+
+
+def test_command_line_ends_with_one_line_and_not_zero():
+    done = subprocess.run([sys.executable, "-m", "blindspots_lib.notebooks", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("explore", "control", "value"),
+    [
+        ("explore_pairs", 0, 9), ("explore_thresholds", 0, 0.3), ("explore_blindspots", 1, 4), ("explore_concepts", 0, 7),
+        ("explore_extremes", 1, "greatest"),
+    ],
+)  # fmt: skip
+def test_moving_a_slider_draws_another_picture(smoke, explore, control, value):
+    box = getattr(widgets, explore)(Results(load_study(str(smoke))))
+    controls, picture = box.children
+    before = picture.value
+    assert before.startswith(b"\x89PNG")
+    controls.children[control].value = value
+    assert picture.value.startswith(b"\x89PNG")
+    assert picture.value != before

@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from blindspots_lib import plotting
+from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def save(study, figure=None, **changes):
+    arguments = dict(function="plotting.test", notebook="00_test", inputs={"energies/real": "abc"}, seeds={"sae": 3})
+    return plotting.save_figure(figure or plt.figure(), "example", study, **(arguments | changes))
+
+
+def test_figure_has_a_sidecar_that_leads_back(make_study):
+    study = make_study()
+    path = save(study, numbers={"median": 0.5}, shows_images=True)
+    assert path.exists()
+    assert path.with_suffix(".pdf").exists()
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["study"] == "smoke"
+    assert sidecar["parameters"]["sae"]["k"] == study.sae.k
+    assert sidecar["inputs"] == {"energies/real": "abc"}
+    assert sidecar["seeds"] == {"sae": 3}
+    assert sidecar["numbers"] == {"median": 0.5}
+    assert sidecar["packages"]["torch"]
+    assert len(sidecar["revision"]) >= 7
+
+
+def test_same_figure_gives_the_same_bytes(make_study):
+    contents = []
+    for _ in range(2):
+        figure, axis = plt.subplots()
+        axis.plot([1, 2, 3])
+        path = save(make_study(), figure)
+        contents.append((path.read_bytes(), path.with_suffix(".pdf").read_bytes()))
+        plt.close(figure)
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(("replica", "shows_images"), [(True, True), (True, False), (False, True)])
+def test_footer_says_replica_and_attribution_where_owed(make_study, replica, shows_images):
+    figure = plt.figure()
+    save(make_study({"replica": replica}), figure, shows_images=shows_images)
+    footer = figure._supxlabel.get_text()
+    assert ("Controlled replica" in footer) == replica
+    assert ("OpenMoji" in footer.replace("OpenMoji Scenes", "")) == shows_images
+
+
+def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
+    study = make_study()
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"concept": np.arange(400)})
+    for model in study.models:
+        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(400), True
+    figure, shapes = plotting.plot_histograms(study, table)
+    bars = figure.axes[0].patches
+    assert len(bars) == 99
+    assert sum(bar.get_height() * bar.get_width() for bar in bars) == pytest.approx(1)
+    assert np.allclose(bars[0].get_facecolor(), plotting.DELTA_CMAP(0.005))
+    assert figure.axes[0].get_yscale() == "log"
+    assert shapes["sd15"].n_ranked == 400
+
+
+def test_grid_puts_every_picture_in_its_place():
+    picture = np.zeros((4, 4, 3))
+    figure = draw_grid([Row("one", [Cell(picture), None]), Row("two", [Cell(picture, heatmap=np.eye(2)), Cell(picture)])])
+    images = [len(axis.images) for axis in figure.axes]
+    assert images == [0, 1, 0, 0, 2, 1]
+
+
+def test_principal_colours_tell_two_kinds_of_token_apart():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(scale=0.01, size=(2, 4, 5))
+    tokens[0] += 3
+    colours = principal_colours(tokens, side=2)
+    assert colours.shape == (2, 2, 2, 3)
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+    assert abs(colours[0, ..., 0].mean() - colours[1, ..., 0].mean()) > 0.9

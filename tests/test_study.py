@@ -1,0 +1,44 @@
+import pytest
+
+from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_in_the_project_is_valid(path):
+    assert load_study(str(path)).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"pears": 1}, ["pears", "unknown key"]),
+        ({"sae.kk": 5}, ["sae.kk", "unknown key"]),
+        ({"sae.k": ...}, ["sae.k", "missing"]),
+        ({"pairs.n": "many"}, ["pairs.n", "'many'", "integer"]),
+        ({"pairs.n": 0}, ["pairs.n", "0", "greater than or equal to 1"]),
+        ({"analysis.suppressed_below": 0.7}, ["analysis.suppressed_below", "0.7", "less than 0.5"]),
+        ({"analysis.tokens": "cls"}, ["analysis.tokens", "'cls'", "'patches' or 'all'"]),
+        ({"sae.k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
+        ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
+        ({"models.1.name": "real"}, ["'real'", "taken"]),
+        ({"pairs.seed": 1}, ["pairs.seed = 1", "training corpus"]),
+        ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
+    ],
+)
+def test_bad_value_is_named_in_one_line(make_study, changes, expected):
+    with pytest.raises(StudyError) as error:
+        make_study(changes)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "study.yaml" in message
+    for part in expected:
+        assert part in message
+
+
+def test_missing_file_and_broken_yaml_are_named(tmp_path):
+    with pytest.raises(StudyError, match=r"no such study file.*mini, smoke"):
+        load_study("nowhere")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [unclosed\n")
+    with pytest.raises(StudyError, match="not valid YAML at line 2"):
+        load_study(str(broken))
