@@ -1,7 +1,24 @@
 """Find the concepts that a text-to-image model suppresses, exaggerates or memorizes.
 
-The modules, in the order in which data flows through them: `study`, `artifacts`, `scenes`, `pairs`,
-`generation`, `features`, `sae`, `training`, `concepts`, `blindspots`, `memorization`, `plotting`, `widgets`.
+The modules in the order in which data flows through them:
+
+study          the validated study file, paths
+artifacts      atomic, fingerprinted, resumable outputs with a JSON header
+scenes         OpenMoji Scenes, the embedded data-generating process
+pairs          image-caption pairs, one schema for every source
+generation     text-to-image through diffusers
+features       DINOv2 tokens, the one image transform
+sae            top-k SAE, relaxed archetypal dictionary
+training       the SAE training loop
+concepts       energies, codes, co-occurrence, top images
+blindspots     delta(k), its uncertainty, rankings, across models
+memorization   datapoint differences, nearest training images
+results        the stages in order; a study's finished results opened together
+plotting       charts, one function a figure; figures tied to what made them
+galleries      grids of pictures with heatmaps
+exhibits       which pairs and concepts the picture figures show
+widgets        sliders over finished results
+notebooks      runs the notebooks in sequence, skips what has not changed
 """
 
 __version__ = "0.1.0"

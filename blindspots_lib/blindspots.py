@@ -12,9 +12,7 @@ from blindspots_lib.concepts import Energies
 from blindspots_lib.study import Analysis
 
 
-def energy_difference(
-    generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]
-) -> Float[np.ndarray, "*s k"]:
+def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
     """delta(k) = p_k(D') / (p_k(D) + p_k(D')), from the mean energies of generated (D') and real (D) images.
 
     In [0, 1]: below 0.5 suppressed, 0.5 aligned, above exaggerated; nan where a concept has no energy on either side.
@@ -60,9 +58,7 @@ def nan_quantiles(samples: Float[np.ndarray, "s k"], levels: tuple[float, ...]) 
     return result
 
 
-def concept_table(
-    energies: Mapping[str, Energies], analysis: Analysis, names: list[tuple[str, float]]
-) -> pd.DataFrame:
+def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: list[tuple[str, float]]) -> pd.DataFrame:
     """One row a concept: firings, mean energies and, per model, delta with its interval; `energies` holds "real" too.
 
     `ranked` says whether a concept fires on enough images (`analysis.min_images`) for its delta to be read at all.
@@ -136,9 +132,7 @@ def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlatio
     return Correlation(r, float(np.tanh(z - half)), float(np.tanh(z + half)), n)
 
 
-def frequency_bands(
-    firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"], n_bins: int = 12
-) -> pd.DataFrame:
+def frequency_bands(firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"], n_bins: int = 12) -> pd.DataFrame:
     """5 %, 50 % and 95 % of delta among concepts of similar frequency: equally filled bins of the number of firings."""
     order = np.argsort(firings, kind="stable")
     bins = np.array_split(order, min(n_bins, max(1, len(order) // 5)))

@@ -57,9 +57,7 @@ def compute_energies(study: Study, source: str, features: Artifact, sae: Artifac
     return artifact
 
 
-def image_energies(
-    indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int
-) -> sp.csr_matrix:
+def image_energies(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
     """xi(x): the codes of each concept summed over the tokens of an image, as a sparse (b, k) float32 matrix."""
     rows = np.repeat(np.arange(len(indices)), indices[0].size)
     fired = values.ravel() > 0
@@ -67,7 +65,9 @@ def image_energies(
     return sp.coo_matrix(entries, shape=(len(indices), n_concepts)).tocsr()
 
 
-def count_firings(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int) -> Int[np.ndarray, "k"]:
+def count_firings(
+    indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int
+) -> Int[np.ndarray, "k"]:
     """||Z_:,k||_0: on how many tokens each concept fires."""
     return np.bincount(indices.ravel()[values.ravel() > 0], minlength=n_concepts)
 

@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-HEAT_CMAP = "magma"
+FADED = 0.8  # how far towards white a picture fades where the concept of its heatmap does not fire
+GAP, TITLE, FOOTER = 0.04, 0.2, 0.34  # inches: between pictures, above a row that has titles, below the grid
 
 
 class Cell(NamedTuple):
@@ -30,38 +31,43 @@ class Row(NamedTuple):
 
 
 def draw_grid(
-    rows: Sequence[Row], column_titles: Sequence[str] = (), cell_size: float = 1.05, label_width: float = 1.7, wrap: int = 24
+    rows: Sequence[Row], column_titles: Sequence[str] = (), cell_size: float = 1.0, label_width: float = 1.7, wrap: int = 24
 ) -> Figure:
-    """Rows of pictures, each behind its label; heatmaps are laid over their pictures, bright where a concept fires."""
+    """Rows of pictures, each behind its label, sizes in inches; a heatmap fades its picture where nothing fires."""
     n_columns = max(len(row.cells) for row in rows)
-    size = (label_width + cell_size * n_columns, cell_size * len(rows) * 1.12 + 0.5)
-    figure, axes = plt.subplots(
-        len(rows), n_columns + 1, figsize=size, squeeze=False, width_ratios=[label_width / cell_size] + [1] * n_columns
-    )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, line in zip(rows, axes, strict=True):
+    titled = [any(cell is not None and cell.title for cell in row.cells) for row in rows]
+    heights = [cell_size + GAP + TITLE * has_title for has_title in titled]
+    width = label_width + n_columns * (cell_size + GAP)
+    head = TITLE * bool(column_titles) + GAP
+    height = head + sum(heights) + FOOTER
+    figure = plt.figure(figsize=(width, height), layout="none")
+    bottom = height - head
+    for row, row_height in zip(rows, heights, strict=True):
+        bottom -= row_height
         text = "\n".join(part for paragraph in row.label.split("\n") for part in textwrap.wrap(paragraph, wrap) or [""])
-        line[0].text(1, 0.5, text, ha="right", va="center", fontsize=7.5, transform=line[0].transAxes)
-        for cell, axis in zip(row.cells, line[1:], strict=False):
+        middle = (bottom + cell_size / 2) / height
+        figure.text((label_width - 0.08) / width, middle, text, ha="right", va="center", fontsize=7.5)
+        for column, cell in enumerate(row.cells):
+            left = label_width + column * (cell_size + GAP)
             if cell is not None:
-                draw_cell(axis, cell)
-    for title, axis in zip(column_titles, axes[0, 1:], strict=False):
-        axis.set_title(title, fontsize=8)
+                place = (left / width, bottom / height, cell_size / width, cell_size / height)
+                draw_cell(figure.add_axes(place), cell)
+    for column, title in enumerate(column_titles):
+        middle = label_width + column * (cell_size + GAP) + cell_size / 2
+        figure.text(middle / width, 1 - 0.03 / height, title, ha="center", va="top", fontsize=7.5, weight="bold")
     return figure
 
 
 def draw_cell(axis, cell: Cell) -> None:
-    pixels = np.asarray(cell.image)
-    height, width = pixels.shape[:2]
-    axis.imshow(pixels, interpolation="nearest")
+    pixels = np.asarray(cell.image, np.float32) / (255 if np.asarray(cell.image).dtype == np.uint8 else 1)
     if cell.heatmap is not None:
-        opacity = np.clip(cell.heatmap / max(cell.strength, 1e-9), 0, 1)
-        axis.imshow(
-            cell.heatmap, cmap=HEAT_CMAP, vmin=0, vmax=max(cell.strength, 1e-9), alpha=0.65 * (opacity > 0),
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest",
-        )  # fmt: skip
+        strength = np.clip(cell.heatmap / max(cell.strength, 1e-9), 0, 1)
+        shown = np.where(strength > 0, 0.45 + 0.55 * strength, 0)
+        rows, columns = (np.arange(length) * len(shown) // length for length in pixels.shape[:2])
+        shown = shown[rows][:, columns, None]
+        pixels = 1 - (1 - pixels) * (1 - FADED * (1 - shown))
+    axis.imshow(pixels, interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
     if cell.title:
         axis.set_title(cell.title, fontsize=6.5, pad=2)
 

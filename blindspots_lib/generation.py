@@ -48,9 +48,7 @@ def load_pipeline(model: TextToImageModel):
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def generate_batch(
-    pipeline, model: TextToImageModel, captions: list[str], seeds: list[int]
-) -> UInt8[np.ndarray, "b h w 3"]:
+def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds: list[int]) -> UInt8[np.ndarray, "b h w 3"]:
     """One image per caption, each from noise of its own seed."""
     import torch
 
@@ -107,5 +105,3 @@ def generate_shard(pipeline, study_seed: int, model: TextToImageModel, rows: lis
             generated.append({"pair_id": row["pair_id"], "image": stored, "lost": lost})
         bar.update(len(batch))
     return generated
-
-

@@ -47,9 +47,7 @@ def nearest_training_images(features: Artifact, corpus: Artifact, rows: Int[np.n
     return Neighbours(similarity[:, 0], neighbours[:, 0])
 
 
-def datapoint_table(
-    pair_ids: list[str], energies: dict[str, sp.csr_matrix], neighbours: dict[str, Neighbours]
-) -> pd.DataFrame:
+def datapoint_table(pair_ids: list[str], energies: dict[str, sp.csr_matrix], neighbours: dict[str, Neighbours]) -> pd.DataFrame:
     """One row a pair and model; `energies` and `neighbours` hold "real" too (the level of images nobody copied)."""
     parts = []
     for model, matrix in energies.items():

@@ -1,6 +1,6 @@
 """Run the numbered notebooks of a study in sequence; skip those whose inputs have not changed.
 
-    python -m blindspots_lib.notebooks mini
+python -m blindspots_lib.notebooks mini
 """
 
 import argparse
@@ -69,7 +69,9 @@ def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -
         if error.ename == "StudyError":
             raise StudyError(error.evalue) from None
         reason = (error.evalue or "no message").splitlines()[0]
-        raise StudyError(f"{notebook.name}, cell {error.cell_index + 1}: {error.ename}: {reason}; traceback in {failed}") from None
+        raise StudyError(
+            f"{notebook.name}, cell {error.cell_index + 1}: {error.ename}: {reason}; traceback in {failed}"
+        ) from None
     swallowed = widget_errors(failed)
     if swallowed:
         raise StudyError(f"{notebook.name}: a widget failed: {swallowed[0]}; traceback in {failed}")

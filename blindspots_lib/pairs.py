@@ -106,7 +106,7 @@ def collect_pairs(study: Study) -> Artifact:
     source = scene_pairs(study.pairs) if isinstance(study.pairs, ScenePairs) else stored_pairs(study.pairs)
     seen: set[str] = set()
     for index, start in enumerate(tqdm(starts, desc="pairs", unit="shard")):
-        rows = [checked(pair, seen) for _, pair in zip(range(min(size, n - start)), source)]
+        rows = [checked(pair, seen) for _, pair in zip(range(min(size, n - start)), source, strict=False)]
         if len(rows) < min(size, n - start):
             raise StudyError(f"pairs.n = {n}: the source has only {start + len(rows)} pairs; lower it")
         write_shard(shard_path(artifact.folder, index, "parquet"), rows, pair_schema())

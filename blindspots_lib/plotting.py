@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from blindspots_lib.artifacts import code_revision, file_fingerprint, replacing, write_json
-from blindspots_lib.blindspots import Correlation, Shape, correlate_models, distribution_shape, frequency_bands, ranked_deltas
+from blindspots_lib.blindspots import (
+    Correlation,
+    Shape,
+    correlate_models,
+    distribution_shape,
+    frequency_bands,
+    ranked_deltas,
+)
 from blindspots_lib.study import PROJECT_ROOT, Study
 
 GRADIENT = ("#65c7de", "#5776b4", "#582949", "#b16243", "#e8b548")  # suppressed ... aligned ... exaggerated
@@ -47,7 +55,9 @@ def save_figure(
     """
     notes = ([REPLICA_NOTE] if study.replica else []) + ([study.attribution] if shows_images and study.attribution else [])
     if notes:
-        figure.supxlabel("\n".join(notes), fontsize=7, color=QUIET, x=0.01, ha="left")
+        characters = int(figure.get_figwidth() * 20)  # of 7 points, in the figure's width
+        lines = [line for note in notes for line in textwrap.wrap(note, characters)]
+        figure.supxlabel("\n".join(lines), fontsize=6.5, color=QUIET, x=0.01, ha="left")
     folder = study.figures_folder
     with replacing(folder / f"{name}.png") as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
@@ -202,16 +212,14 @@ def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_cooccurrence(
-    labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]
-) -> Figure:
+def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]) -> Figure:
     """How often two concepts fire on the same image, given the first: real images and each model's, same scale."""
     figure, axes = plt.subplots(1, 1 + len(generated), figsize=(4.6 * (1 + len(generated)), 4.6), sharey=True)
     for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
         share = counts / np.maximum(np.diag(counts), 1)[:, None]
         np.fill_diagonal(share, np.nan)
         sns.heatmap(share, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels,
-                    cbar=axis is axes[-1], cbar_kws={"label": "share of the row's images on which the column fires too"})  # fmt: skip
+                    cbar=axis is axes[-1], cbar_kws={"label": "share of the row's images with the column too"})  # fmt: skip
         axis.set_title(title)
         axis.tick_params(labelsize=6, length=0)
     return figure
@@ -245,5 +253,3 @@ def plot_training_similarity(study: Study, table: pd.DataFrame) -> Figure:
     axis.set(xlabel="cosine similarity to the nearest training image", ylabel="density of images")
     axis.legend(fontsize=8, loc="upper left")
     return figure
-
-

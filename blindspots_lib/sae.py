@@ -66,21 +66,28 @@ class RelaxedArchetypalDictionary(nn.Module):
 class TopKSAE(nn.Module, PyTorchModelHubMixin):
     """xi: tokens to codes of `n_concepts`, of which the `k` largest are kept and negative ones dropped.
 
-    codes z = TopK(relu(V x + v)), reconstruction x^ = z D, with D a `RelaxedArchetypalDictionary`.
+    codes z = TopK(relu(V x / s + v)), reconstruction x^ = z D, with D a `RelaxedArchetypalDictionary` and s the mean
+    length of a token, which keeps the encoder's weights of a size that suits the optimizer whatever the backbone.
     """
 
     def __init__(self, d: int, n_concepts: int, k: int, n_candidates: int, relaxation_radius: float = 1.0):
         super().__init__()
         self.d, self.n_concepts, self.k = d, n_concepts, k
+        self.register_buffer("token_length", torch.ones(()))
         self.encoder = nn.Linear(d, n_concepts)
         self.dictionary = RelaxedArchetypalDictionary(n_concepts, n_candidates, d, relaxation_radius)
 
     @torch.no_grad()
-    def start_from(self, candidates: Float[Tensor, "c d"]) -> None:
-        """Atoms at the candidates; the encoder reads how far a token goes along each atom, |atom|^2 giving 1."""
+    def start_from(self, candidates: Float[Tensor, "c d"], token_length: float) -> None:
+        """Atoms at the candidates; a concept's code is a k-th of the cosine between token and atom.
+
+        So every atom wins the tokens around its candidate, and k atoms near a token rebuild it about once, instead of
+        k times over. Either, left out, silences most concepts in the first steps.
+        """
         self.dictionary.start_from(candidates)
+        self.token_length.fill_(token_length)
         atoms = self.dictionary.atoms()
-        self.encoder.weight.copy_(atoms / atoms.square().sum(dim=1, keepdim=True).clamp_min(1e-6))
+        self.encoder.weight.copy_(F.normalize(atoms, dim=1) / self.k)
         self.encoder.bias.zero_()
 
     def preactivations(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -89,7 +96,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
                 f"SAE: made for tokens of width {self.d}, got width {tokens.shape[-1]}; "
                 "use the backbone it was trained on, or train it again"
             )
-        return self.encoder(tokens)
+        return self.encoder(tokens / self.token_length)
 
     def encode(self, tokens: Float[Tensor, "n d"]) -> Codes:
         """The k strongest concepts of each token. Raises StudyError if the width is not the SAE's."""

@@ -127,9 +127,7 @@ class Study(Part):
         if self.sae.k > self.sae.n_concepts:
             raise ValueError(f"sae.k = {self.sae.k}: must not exceed sae.n_concepts = {self.sae.n_concepts}")
         if self.backbone.crop > self.backbone.resize:
-            raise ValueError(
-                f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}"
-            )
+            raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
         scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None
         if scenes and self.training_corpus and scenes.seed == self.training_corpus.seed:
             raise ValueError(f"pairs.seed = {scenes.seed}: is the training corpus's; choose another, or nothing is new")

@@ -95,7 +95,8 @@ def train_sae(tokens: Float16[Tensor, "n d"], config: SAEConfig, checkpoint: Pat
         optimizer.load_state_dict(state["optimizer"])
         silent, history = state["silent"], state["history"]
     else:
-        sae.start_from(kmeans_candidates(tokens, config.n_candidates, config.seed))
+        token_length = tokens.float().norm(dim=1).mean().item()
+        sae.start_from(kmeans_candidates(tokens, config.n_candidates, config.seed), token_length)
     mean = tokens.float().mean(dim=0)
     variance = (tokens.float() - mean).square().sum(dim=1).mean()
     batches = shuffled_batches(len(tokens), config.batch_size, config.seed, first_step=len(history))

@@ -90,9 +90,7 @@ def fit(
     folder = CHECKPOINTS_DIR / name
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in modules.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99))
     first, earlier = 0, 0.0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
@@ -143,7 +141,9 @@ def write_card(folder: Path, title: str, facts: Mapping[str, object], limits: st
 def add_to_card(folder: Path, facts: Mapping[str, object]) -> None:
     """Add rows to the table of a model card, in place of rows of the same name."""
     card = folder / "README.md"
-    lines = [line for line in card.read_text(encoding="utf-8").splitlines() if not any(line.startswith(f"| {key} |") for key in facts)]
+    lines = [
+        line for line in card.read_text(encoding="utf-8").splitlines() if not any(line.startswith(f"| {key} |") for key in facts)
+    ]
     last = max(number for number, line in enumerate(lines) if line.startswith("|"))
     lines[last + 1 : last + 1] = [f"| {key} | {value} |" for key, value in facts.items()]
     card.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Train the autoencoder that all miniature pipelines share: 64x64 RGB to 4x16x16 latents and back.
 
-    python -m models.train_autoencoder
+python -m models.train_autoencoder
 """
 
 import numpy as np
@@ -9,7 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.recipe import (
-    CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Schedule, draw_corpus, fit, to_unit, write_card,
+    CORPUS_SEED,
+    CORPUS_SIZE,
+    HELDOUT_SEED,
+    MODELS_DIR,
+    Schedule,
+    draw_corpus,
+    fit,
+    to_unit,
+    write_card,
 )  # fmt: skip
 
 CROP = 32  # convolutional, so it can be trained on crops

@@ -17,7 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.recipe import (
-    CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Schedule, draw_corpus, fit, write_card,
+    CORPUS_SEED,
+    CORPUS_SIZE,
+    HELDOUT_SEED,
+    MODELS_DIR,
+    Schedule,
+    draw_corpus,
+    fit,
+    write_card,
 )  # fmt: skip
 
 PATCH, N_REGISTERS, WIDTH = 8, 4, 192
@@ -139,7 +146,7 @@ def main() -> None:
         )
         corners = rng.integers(0, 64 - LOCAL_SIZE + 1, size=(N_LOCAL, b, 2))
         local = torch.cat([
-            torch.stack([image[:, r : r + LOCAL_SIZE, c : c + LOCAL_SIZE] for image, (r, c) in zip(pixels, view, strict=True)])
+            torch.stack([x[:, r : r + LOCAL_SIZE, c : c + LOCAL_SIZE] for x, (r, c) in zip(pixels, view, strict=True)])
             for view in corners
         ])  # fmt: skip
         local_cls = tokens_of(student, local)[:, 0]

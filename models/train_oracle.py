@@ -13,7 +13,16 @@ from torch.nn import functional as F
 
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 from models.recipe import (
-    CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Corpus, Schedule, draw_corpus, fit, to_unit, write_card,
+    CORPUS_SEED,
+    CORPUS_SIZE,
+    HELDOUT_SEED,
+    MODELS_DIR,
+    Corpus,
+    Schedule,
+    draw_corpus,
+    fit,
+    to_unit,
+    write_card,
 )  # fmt: skip
 
 LABELS = [*OBJECTS, *BACKGROUNDS, "one object", "two objects", "three objects", "four objects"]

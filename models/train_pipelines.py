@@ -18,7 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from models.recipe import (
-    CORPUS_SEED, CORPUS_SIZE, MODELS_DIR, Corpus, Schedule, draw_corpus, fit, to_unit, write_card,
+    CORPUS_SEED,
+    CORPUS_SIZE,
+    MODELS_DIR,
+    Corpus,
+    Schedule,
+    draw_corpus,
+    fit,
+    to_unit,
+    write_card,
 )  # fmt: skip
 from models.text import MAX_TOKENS, clip_tokenizer, t5_tokenizer
 

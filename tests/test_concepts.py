@@ -3,7 +3,15 @@ import pytest
 import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
-from blindspots_lib.concepts import TokenCodes, association_names, cooccurrence, count_firings, image_energies, roc_areas, top_images
+from blindspots_lib.concepts import (
+    TokenCodes,
+    association_names,
+    cooccurrence,
+    count_firings,
+    image_energies,
+    roc_areas,
+    top_images,
+)
 from blindspots_lib.pairs import PairTable
 
 # Two images of two tokens with two active concepts each, of five concepts.

@@ -22,7 +22,9 @@ def test_world_holds_what_the_study_needs():
     assert {"wood", "white", "brick", "grass", "sand", "water", "sky", "night"} <= BACKGROUNDS.keys()
 
 
-@pytest.mark.parametrize("weights", [DEFAULT_PRIOR.object_weights, DEFAULT_PRIOR.background_weights, DEFAULT_PRIOR.one_kind_counts])
+@pytest.mark.parametrize(
+    "weights", [DEFAULT_PRIOR.object_weights, DEFAULT_PRIOR.background_weights, DEFAULT_PRIOR.one_kind_counts]
+)
 def test_priors_sum_to_one(weights):
     assert sum(weights) == pytest.approx(1)
 
@@ -78,7 +80,7 @@ def test_backgrounds_have_few_colours_and_differ(name):
 
 
 def test_patch_owners_match_a_count_of_pixels():
-    scene, rendering = draw_scene(9, 4)
+    rendering = draw_scene(9, 4)[1]
     owners = patch_owners(9, 4, 8)
     for patch in range(64):
         row, column = divmod(patch, 8)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from blindspots_lib.sae import TopKSAE
 from blindspots_lib.study import SAEConfig, StudyError
 from blindspots_lib.training import kmeans_candidates, learning_rate, shuffled_batches, train_sae, training_step
-from blindspots_lib.sae import TopKSAE
 
 CONFIG = SAEConfig(n_concepts=24, k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
 
