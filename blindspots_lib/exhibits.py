@@ -70,7 +70,7 @@ def owned_tokens(
 def concept_cell(results: Results, source: str, position: int, concept: int, strength: float, title: str = "") -> Cell:
     """The image of a source at a position among the complete pairs, with the concept's heatmap."""
     pair_id = results.pair_ids[position]
-    heatmap = results.codes[source].heatmap(int(results.rows[position]), concept)
+    heatmap = results.codes[source].heatmap(int(results.rows[source][position]), concept)
     return Cell(results.images[source][pair_id], title, heatmap, strength)
 
 
@@ -79,7 +79,7 @@ def concept_strength(results: Results, concept: int) -> float:
     peaks = [0.0]
     for source, energies in results.energies.items():
         for position in top_images(energies.matrix, concept, 3):
-            peaks.append(float(results.codes[source].heatmap(int(results.rows[position]), concept).max()))
+            peaks.append(float(results.codes[source].heatmap(int(results.rows[source][position]), concept).max()))
     return max(peaks)
 
 

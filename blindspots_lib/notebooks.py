@@ -19,7 +19,7 @@ FAILED = "failed-"  # what the copy of a notebook that failed is called, for rea
 def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     """Fingerprints of all that decides a notebook's figures: itself, the study, the code, the packages, the weights."""
     sources = sorted((PROJECT_ROOT / "blindspots_lib").glob("*.py"))
-    weights = {model.name: folder_fingerprint(resolve(model.path)) for model in study.models}
+    weights = {f"weights/{model.name}": folder_fingerprint(resolve(model.path)) for model in study.models}
     return {
         "notebook": file_fingerprint(notebook), "study": fingerprint_of(study.model_dump(mode="json")),
         "code": fingerprint_of({path.name: file_fingerprint(path) for path in sources}),

@@ -159,9 +159,9 @@ class ImageStore:
     """Images of an artifact by pair id, one shard in memory at a time."""
 
     def __init__(self, artifact: Artifact):
-        self.shard_of = {
-            row["pair_id"]: path for path in shards_of(artifact) for row in read_shard(path, ["pair_id"])
-        }  # fmt: skip
+        where = [(row["pair_id"], path) for path in shards_of(artifact) for row in read_shard(path, ["pair_id"])]
+        self.shard_of = dict(where)
+        self.row_of = {pair_id: row for row, (pair_id, _) in enumerate(where)}  # over all shards
         self.open_path, self.open_rows = None, {}
 
     def __getitem__(self, pair_id: str) -> Image.Image:

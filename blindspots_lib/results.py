@@ -74,10 +74,9 @@ class Results:
         return self.completeness[0]
 
     @cached_property
-    def rows(self) -> np.ndarray:
-        """Where the complete pairs stand among all pairs."""
-        place = {pair_id: row for row, pair_id in enumerate(self.pairs.pair_ids)}
-        return np.array([place[pair_id] for pair_id in self.pair_ids])
+    def rows(self) -> dict[str, np.ndarray]:
+        """For each source, where the complete pairs stand in its shards, which may lack or order pairs differently."""
+        return {source: np.array([store.row_of[pair_id] for pair_id in self.pair_ids]) for source, store in self.images.items()}
 
     @cached_property
     def images(self) -> dict[str, ImageStore]:
@@ -85,7 +84,7 @@ class Results:
 
     @cached_property
     def energies(self) -> dict[str, Energies]:
-        return {source: load_energies(artifact, self.rows) for source, artifact in self.energy_artifacts.items()}
+        return {source: load_energies(artifact, self.rows[source]) for source, artifact in self.energy_artifacts.items()}
 
     @cached_property
     def codes(self) -> dict[str, TokenCodes]:
@@ -99,7 +98,7 @@ class Results:
         return self.table(artifact, self.build_concepts)
 
     def build_concepts(self) -> pd.DataFrame:
-        names = association_names(self.energies["real"].matrix, self.pairs, self.rows)
+        names = association_names(self.energies["real"].matrix, self.pairs, self.rows["real"])
         return concept_table(self.energies, self.study.analysis, names)
 
     @cached_property
@@ -115,7 +114,7 @@ class Results:
         if self.study.training_corpus:
             corpus = embed_training_corpus(self.study)
             for source, features in collect_features(self.study).items():
-                neighbours[source] = nearest_training_images(features, corpus, self.rows)
+                neighbours[source] = nearest_training_images(features, corpus, self.rows[source])
         matrices = {source: energies.matrix for source, energies in self.energies.items()}
         return datapoint_table(self.pair_ids, matrices, neighbours)
 

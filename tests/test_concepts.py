@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
 from blindspots_lib.concepts import (
-    TokenCodes,
     association_names,
     cooccurrence,
     count_firings,
@@ -57,15 +55,3 @@ def test_concept_is_named_after_what_it_detects():
     assert names[0] == ("dvd", 1.0)
     assert names[1][0] == ""
     assert names[2] == ("sky", 1.0)
-
-
-def test_heatmap_shows_the_code_at_each_patch(make_study):
-    from blindspots_lib.results import Results
-
-    results = Results(make_study({"pairs.n": 4, "pairs.shard_size": 2, "sae.n_steps": 5}))
-    matrix = results.energies["real"].matrix
-    codes = results.codes["real"]
-    for row, concept in zip(*matrix[[1, 3]].nonzero(), strict=True):
-        image = (1, 3)[row]
-        assert codes.heatmap(image, int(concept)).sum() == pytest.approx(matrix[image, concept], rel=1e-3)
-    assert isinstance(codes, TokenCodes)

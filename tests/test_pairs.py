@@ -103,7 +103,7 @@ def test_a_pair_counts_only_with_all_its_sides(tmp_path):
 
     ids, lost = complete_pairs({
         "real": artifact("real", [row(i) for i in "abcd"], pair_schema()),
-        "one": artifact("one", [generation("d"), generation("c"), generation("b", "black"), generation("a")], generation_schema()),
+        "one": artifact("one", [generation(i, "black" if i == "b" else "") for i in "dcba"], generation_schema()),
         "two": artifact("two", [generation("a"), generation("b"), generation("d")], generation_schema()),
     })  # fmt: skip
     assert ids == ["a", "d"]

@@ -29,19 +29,20 @@ def test_projection_worked_out_by_hand():
     assert torch.allclose(dictionary.atoms(), torch.tensor([[3.6, 1.8], [0.3, 4.4], [2.0, 2.0]]))
 
 
-def test_start_puts_atoms_on_candidates_and_reads_them_as_one():
+def test_start_puts_atoms_on_candidates_and_codes_are_a_kth_of_the_cosine():
     candidates = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    sae = TopKSAE(d=4, n_concepts=6, k=1, n_candidates=6)
-    sae.start_from(candidates)
+    sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=6)
+    sae.start_from(candidates, token_length=3.0)
     assert torch.equal(sae.dictionary.atoms(), candidates)
-    own = sae.preactivations(candidates).diagonal()
-    assert torch.allclose(own, torch.ones(6))
+    tokens = 3 * torch.nn.functional.normalize(candidates, dim=1)
+    cosines = torch.nn.functional.cosine_similarity(tokens[:, None], candidates[None], dim=-1)
+    assert torch.allclose(sae.preactivations(tokens), cosines / 2, atol=1e-6)
 
 
 def test_gradients_match_dense_autograd():
     torch.manual_seed(1)
     sae = TopKSAE(d=5, n_concepts=9, k=3, n_candidates=7).double()
-    sae.start_from(torch.randn(7, 5, dtype=torch.float64))
+    sae.start_from(torch.randn(7, 5, dtype=torch.float64), token_length=2.0)
     x = torch.randn(11, 5, dtype=torch.float64)
     sae(x)[0].sub(x).square().mean().backward()
     sparse = {name: p.grad.clone() for name, p in sae.named_parameters()}
@@ -62,7 +63,7 @@ def test_width_that_does_not_fit_is_named():
 
 def test_saved_and_loaded_gives_the_same_codes(tmp_path):
     sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=5, relaxation_radius=0.5)
-    sae.start_from(torch.randn(5, 4))
+    sae.start_from(torch.randn(5, 4), token_length=2.0)
     sae.save_pretrained(tmp_path)
     again, x = load_sae(tmp_path), torch.randn(10, 4)
     assert torch.equal(again.encode(x).indices, sae.encode(x).indices)

@@ -93,7 +93,7 @@ def test_only_the_auxiliary_loss_moves_a_dead_concept(weight, moves):
     torch.manual_seed(0)
     config = CONFIG.model_copy(update={"k": 1, "auxiliary_weight": weight, "weight_decay": 0.0})
     sae = TopKSAE(d=16, n_concepts=24, k=1, n_candidates=20)
-    sae.start_from(torch.randn(20, 16))
+    sae.start_from(torch.randn(20, 16), token_length=4.0)
     with torch.no_grad():
         sae.encoder.weight[7] = 0
         sae.encoder.bias[7] = 1e-3  # weaker than any living concept's best, but above 0
@@ -107,9 +107,12 @@ def test_only_the_auxiliary_loss_moves_a_dead_concept(weight, moves):
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) == moves
 
 
-def test_candidates_are_centroids(tokens):
-    blobs = torch.cat([torch.randn(60, 8) * 0.01 + centre for centre in (0.0, 5.0, -5.0)]).half()
-    candidates = kmeans_candidates(blobs, 3, seed=0)
-    assert sorted(candidates.mean(dim=1).round().tolist()) == [-5.0, 0.0, 5.0]
+def test_candidates_are_the_means_of_the_tokens_nearest_to_them():
+    blobs = torch.cat([torch.randn(60, 8) * 0.1 + centre for centre in (0.0, 5.0, -5.0)]).half()
+    candidates = kmeans_candidates(blobs, 6, seed=0)
+    nearest = torch.cdist(blobs.float(), candidates).argmin(dim=1)
+    assert set(nearest.tolist()) == set(range(6))
+    means = torch.stack([blobs.float()[nearest == candidate].mean(dim=0) for candidate in range(6)])
+    assert torch.allclose(candidates, means, atol=1e-2)
     with pytest.raises(StudyError, match="n_candidates = 500: must not exceed the number of tokens, 180"):
         kmeans_candidates(blobs, 500, seed=0)

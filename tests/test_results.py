@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import torch
+
+from blindspots_lib.concepts import image_energies
+from blindspots_lib.features import TokenExtractor
+from blindspots_lib.pairs import generation_schema, read_shard, shards_of, write_shard
+from blindspots_lib.results import Results, collect_images, collect_sae
+from blindspots_lib.sae import load_sae
+
+
+def test_sides_stay_pairs_when_a_source_loses_and_reorders_images(make_study):
+    study = make_study({"pairs.n": 6, "pairs.shard_size": 6, "sae.n_steps": 5, "training_corpus.n": 10})
+    study = study.model_copy(update={"models": study.models[:1]})
+    shard = shards_of(collect_images(study)["sd15"])[0]
+    rows = read_shard(shard)
+    rows[4] = {**rows[4], "image": None, "lost": "black"}
+    del rows[2]
+    write_shard(shard, rows[::-1], generation_schema())
+
+    results = Results(study)
+    kept = [results.pairs.pair_ids[i] for i in (0, 1, 3, 5)]
+    assert results.pair_ids == kept
+    assert results.lost == {"real": {}, "sd15": {"black": 1, "no row": 1}}
+
+    extractor, sae = TokenExtractor(study.backbone), load_sae(collect_sae(study).folder)
+    for source in ("real", "sd15"):
+        tokens = extractor([results.images[source][pair_id] for pair_id in kept]).astype(np.float16)[:, extractor.layout.patches]
+        codes = sae.encode(torch.from_numpy(tokens.astype(np.float32)).flatten(0, 1))
+        shape = (4, tokens.shape[1], -1)
+        indices = codes.indices.view(shape).numpy().astype(np.uint32)
+        values = codes.values.detach().view(shape).numpy().astype(np.float16)
+        expected = image_energies(indices, values, sae.n_concepts).toarray()
+        actual = results.energies[source].matrix.toarray()
+        similarity = (expected * actual).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(actual, axis=1)
+        assert similarity.min() > 0.98  # bfloat16 features depend a little on the batch
+        row, concept = 2, int(expected[2].argmax())
+        heatmap = results.codes[source].heatmap(int(results.rows[source][row]), concept)
+        assert heatmap.sum() == pytest.approx(actual[row, concept], rel=1e-3)
+    assert len(results.datapoints) == 4
+    assert results.datapoints["training_similarity"].notna().all()
