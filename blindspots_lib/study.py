@@ -84,7 +84,7 @@ class SAEConfig(Part):
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.03  # of the loss that revives dead concepts
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
     dead_after: Count = 20  # steps without firing until a concept counts as dead
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Count = 200  # steps

@@ -1,4 +1,4 @@
-"""One SAE training loop: k-means candidates, then reconstruction with an auxiliary loss that revives dead concepts."""
+"""One SAE training loop: k-means candidates, then reconstruction with an auxiliary term that revives dead concepts."""
 
 import math
 from collections.abc import Iterator
@@ -14,6 +14,9 @@ from blindspots_lib.artifacts import Artifact, replacing, write_json
 from blindspots_lib.features import load_tokens
 from blindspots_lib.sae import TopKSAE, decode, top_codes
 from blindspots_lib.study import SAEConfig, Study, StudyError
+
+POORLY_REBUILT = 0.25  # share of a batch's tokens, the worst rebuilt, that dead concepts are drawn to
+FAVOURITES = 16  # tokens among those that each dead concept is drawn to
 
 
 def sae_artifact(study: Study, features: Artifact) -> Artifact:
@@ -79,7 +82,7 @@ def learning_rate(config: SAEConfig, step: int) -> float:
 
 
 def train_sae(tokens: Float16[Tensor, "n d"], config: SAEConfig, checkpoint: Path) -> tuple[TopKSAE, list[dict]]:
-    """Train an SAE by AdamW on the mean squared error, with a loss for dead concepts, one projection a step.
+    """Train an SAE by AdamW on the mean squared error, less `dead_appeal` of dead concepts; one projection a step.
 
     Returns the SAE and, per step, the loss, R2, L0 and number of dead concepts. Everything that decides the result
     (weights, moments, how long each concept has been silent, step, and by it the order of the data) is in
@@ -123,10 +126,7 @@ def training_step(sae: TopKSAE, optimizer, x: Float[Tensor, "n d"], silent: Tens
     dead = silent >= config.dead_after
     loss = mse
     if config.auxiliary_weight and dead.any():
-        # the strongest dead concepts try to explain what the living ones left over
-        n_revived = min(2 * config.k, int(dead.sum()))
-        revived = top_codes(preactivations.masked_fill(~dead, -torch.inf), n_revived)
-        loss = loss + config.auxiliary_weight * (residual.detach() - decode(revived, atoms)).square().mean()
+        loss = loss - config.auxiliary_weight * dead_appeal(preactivations[:, dead], residual.detach())
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
@@ -135,3 +135,15 @@ def training_step(sae: TopKSAE, optimizer, x: Float[Tensor, "n d"], silent: Tens
     silent += 1
     silent[codes.indices[codes.values > 0]] = 0
     return {"mse": mse.item(), "l0": (codes.values > 0).sum(dim=1).float().mean().item(), "dead": int(dead.sum())}
+
+
+def dead_appeal(preactivations: Float[Tensor, "n k"], residual: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean preactivation of dead concepts, each on the few badly rebuilt tokens it likes best; raising it revives them.
+
+    An atom is bound to the data's hull, so dead atoms cannot be made to explain the residual itself. Instead each dead
+    concept is drawn towards tokens of the worst rebuilt share that are already near to it, and differ from concept to
+    concept; once it fires there, the reconstruction shapes it.
+    """
+    n_poor = max(1, round(POORLY_REBUILT * len(residual)))
+    poor = residual.square().sum(dim=1).topk(n_poor).indices
+    return preactivations[poor].topk(min(FAVOURITES, n_poor), dim=0).values.mean()

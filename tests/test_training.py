@@ -4,7 +4,7 @@ import torch
 
 from blindspots_lib.sae import TopKSAE
 from blindspots_lib.study import SAEConfig, StudyError
-from blindspots_lib.training import kmeans_candidates, learning_rate, shuffled_batches, train_sae, training_step
+from blindspots_lib.training import dead_appeal, kmeans_candidates, learning_rate, shuffled_batches, train_sae, training_step
 
 CONFIG = SAEConfig(n_concepts=24, k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
 
@@ -89,7 +89,7 @@ def test_learning_rate_warms_up_and_ends_low():
 
 
 @pytest.mark.parametrize(("weight", "moves"), [(0.0, False), (1.0, True)])
-def test_only_the_auxiliary_loss_moves_a_dead_concept(weight, moves):
+def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
     torch.manual_seed(0)
     config = CONFIG.model_copy(update={"k": 1, "auxiliary_weight": weight, "weight_decay": 0.0})
     sae = TopKSAE(d=16, n_concepts=24, k=1, n_candidates=20)
@@ -105,6 +105,15 @@ def test_only_the_auxiliary_loss_moves_a_dead_concept(weight, moves):
     assert row["dead"] == 1
     after = sae.dictionary.relaxation[7], sae.encoder.weight[7]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) == moves
+
+
+def test_dead_concepts_are_drawn_to_badly_rebuilt_tokens_they_like():
+    preactivations = torch.tensor([[9.0, 0.0], [1.0, 2.0], [3.0, 0.5], [7.0, 8.0]], requires_grad=True)
+    residual = torch.tensor([[0.1, 0.0], [5.0, 0.0], [0.2, 0.0], [0.3, 0.0]])  # a quarter of four tokens: the second
+    appeal = dead_appeal(preactivations, residual)
+    assert appeal.item() == 1.5
+    appeal.backward()
+    assert preactivations.grad.tolist() == [[0.0, 0.0], [0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]
 
 
 def test_candidates_are_the_means_of_the_tokens_nearest_to_them():
