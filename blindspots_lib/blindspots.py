@@ -114,7 +114,7 @@ def distribution_shape(deltas: Float[np.ndarray, "k"], analysis: Analysis) -> Sh
 
 
 class Correlation(NamedTuple):
-    """Pearson correlation of two models' deltas over the concepts that are ranked for both."""
+    """A correlation over concepts."""
 
     r: float
     low: float  # 95 %, Fisher's z
@@ -122,14 +122,22 @@ class Correlation(NamedTuple):
     n_concepts: int
 
 
-def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlation:
-    both = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]].dropna(subset=[f"delta_{first}", f"delta_{second}"])
-    n = len(both)
+def with_interval(r: float, n: int) -> Correlation:
     if n < 4:
         return Correlation(float("nan"), float("nan"), float("nan"), n)
-    r = float(np.corrcoef(both[f"delta_{first}"], both[f"delta_{second}"])[0, 1])
     z, half = np.arctanh(np.clip(r, -0.999999, 0.999999)), 1.96 / np.sqrt(n - 3)
-    return Correlation(r, float(np.tanh(z - half)), float(np.tanh(z + half)), n)
+    return Correlation(float(r), float(np.tanh(z - half)), float(np.tanh(z + half)), n)
+
+
+def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlation:
+    """Pearson correlation of two models' deltas over the concepts that are ranked for both."""
+    both = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]].dropna(subset=[f"delta_{first}", f"delta_{second}"])
+    return with_interval(both[f"delta_{first}"].corr(both[f"delta_{second}"]), len(both))
+
+
+def correlate_error_with_frequency(firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"]) -> Correlation:
+    """Spearman correlation of |delta - 0.5| with the number of firings; negative if rare concepts err most."""
+    return with_interval(float(pd.Series(np.abs(deltas - 0.5)).corr(pd.Series(firings), method="spearman")), len(deltas))
 
 
 def frequency_bands(firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"], n_bins: int = 12) -> pd.DataFrame:

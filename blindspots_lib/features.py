@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, folder_fingerprint, replacing, shard_path
-from blindspots_lib.generation import has_fast_bfloat16
+from blindspots_lib.generation import has_fast_bfloat16, quiet_libraries
 from blindspots_lib.pairs import decode_image, read_shard, shards_of
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import Backbone, Study, StudyError, resolve
@@ -55,6 +55,8 @@ class TokenExtractor:
 
     def __init__(self, backbone: Backbone):
         import torch
+
+        quiet_libraries()
         from transformers import Dinov2WithRegistersModel
 
         folder = resolve(backbone.path)

@@ -26,14 +26,23 @@ def has_fast_bfloat16() -> bool:
     return torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def quiet_libraries() -> None:
+    """Keep the loaders' bars and advice out of notebooks; errors are still raised."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
 def load_pipeline(model: TextToImageModel):
     """The diffusers pipeline of a model, ready to run. Raises StudyError if its folder is not whole."""
     import torch
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # the miniature autoencoder is not the class that the pipelines name
+    quiet_libraries()
+    from diffusers import DiffusionPipeline
+
     dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
     folder = resolve(model.path)
     try:

@@ -159,22 +159,26 @@ def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[st
     return figure, correlations
 
 
-def plot_frequency(study: Study, table: pd.DataFrame) -> Figure:
+def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
     """delta(k) against how often a concept fires on real images, with the 5 % to 95 % band and the median."""
+    correlations = {}
     figure, axes = panels(len(study.models))
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name)
         firings = table["firings"].to_numpy()[deltas.index]
         bands = frequency_bands(firings, deltas.to_numpy())
+        c = correlations[model.name] = correlate_error_with_frequency(firings, deltas.to_numpy())
         axis.fill_between(bands["firings"] + 1, bands["low"], bands["high"], color="#582949", alpha=0.15, linewidth=0,
                           label="5 % to 95 %")  # fmt: skip
         axis.scatter(firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0)
         axis.plot(bands["firings"] + 1, bands["median"], color=INK, linewidth=1.2, label="median")
         axis.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
         axis.set(xscale="log", ylim=(-0.02, 1.02), title=model.label, xlabel="firings on real images + 1 (tokens, log scale)")
+        axis.text(0.98, 0.98, f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]", ha="right", va="top",
+                  transform=axis.transAxes, fontsize=7.5)  # fmt: skip
     axes[0].set_ylabel(DELTA_LABEL.replace(" = ", "\n= "))
     axes[0].legend(fontsize=7.5, loc="lower right")
-    return figure
+    return figure, correlations
 
 
 def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:

@@ -7,6 +7,7 @@ from scipy.stats import pearsonr, skew
 from blindspots_lib.blindspots import (
     bootstrap_weights,
     concept_table,
+    correlate_error_with_frequency,
     correlate_models,
     distribution_shape,
     energy_difference,
@@ -95,6 +96,12 @@ def test_correlation_is_pearsons_over_concepts_ranked_for_both():
     interval = reference.confidence_interval(0.95)
     assert (result.r, result.n_concepts) == (pytest.approx(reference.statistic), 25)
     assert (result.low, result.high) == (pytest.approx(interval.low, abs=1e-3), pytest.approx(interval.high, abs=1e-3))
+
+
+def test_rare_concepts_that_err_most_give_a_negative_correlation():
+    firings = np.array([1, 2, 3, 4, 5, 6])
+    assert correlate_error_with_frequency(firings, np.array([0.0, 0.9, 0.2, 0.7, 0.4, 0.5])).r == pytest.approx(-1)
+    assert correlate_error_with_frequency(firings, np.array([0.5, 0.4, 0.7, 0.2, 0.9, 0.0])).r == pytest.approx(1)
 
 
 def test_bands_are_quantiles_of_equally_filled_bins():
