@@ -88,7 +88,7 @@ def concept_label(results: Results, concept: int, model: str | None = None) -> s
     row = results.concepts.loc[concept]
     label = f"concept {concept}"
     if row["goes_with"]:
-        label += f"\ngoes with {row['goes_with']} (AUC {row['goes_with_auc']:.2f})"
+        label += f"\nbest match: {row['goes_with']}\n(AUC {row['goes_with_auc']:.2f})"
     if model is not None:
         label += f"\nδ = {row[f'delta_{model}']:.2f} [{row[f'low_{model}']:.2f}, {row[f'high_{model}']:.2f}]"
     return label
@@ -123,10 +123,18 @@ def concept_everywhere(results: Results, concept: int, n: int = 8) -> Figure:
     return draw_grid(rows)
 
 
+def well_observed(results: Results, model: str) -> pd.DataFrame:
+    """The ranked concepts that fire on at least a hundredth of the images, real and generated; all if they are few."""
+    table = results.concepts.loc[ranked_deltas(results.concepts, model).index]
+    seen = table["n_images_real"] + table[f"n_images_{model}"]
+    often = table[seen >= 0.01 * 2 * len(results.pair_ids)]
+    return often if len(often) >= 2 * len(SCALE) else table
+
+
 def concepts_along_scale(results: Results, model: str) -> list[int]:
-    """For each step of `SCALE` the concept with the nearest delta; among equals the one that fires most often."""
-    deltas = ranked_deltas(results.concepts, model)
-    firings = results.concepts.loc[deltas.index, "firings"]
+    """For each step of `SCALE` the well observed concept of nearest delta; among equals the one that fires most often."""
+    table = well_observed(results, model)
+    deltas, firings = table[f"delta_{model}"], table["firings"]
     chosen: list[int] = []
     for step in SCALE:
         distance = (deltas - step).abs().round(2).drop(chosen)
@@ -153,7 +161,7 @@ def telling_pairs(results: Results, model: str, concept: int, n: int) -> np.ndar
 
 
 def blindspot_gallery(results: Results, model: str, concepts: Sequence[int], n: int = 4) -> Figure:
-    """One row a concept: pairs of real x and generated x' with heatmaps, where the concept changes most."""
+    """One row a concept: pairs of real x and the model's x' with heatmaps, where the concept changes most."""
     rows = []
     for concept in concepts:
         strength = concept_strength(results, concept)
@@ -161,15 +169,16 @@ def blindspot_gallery(results: Results, model: str, concepts: Sequence[int], n: 
         for position in telling_pairs(results, model, concept, n):
             cells += [concept_cell(results, source, int(position), concept, strength) for source in ("real", model)]
         rows.append(Row(concept_label(results, concept, model), cells))
-    return draw_grid(rows, ["real x", "x′"] * n)
+    return draw_grid(rows, ["real x", f"x′ {results.study.model(model).label}"] * n)
 
 
-def clearest_blindspots(results: Results, model: str, n: int, widest: float = 0.2) -> dict[str, list[int]]:
-    """The n most "suppressed" and "exaggerated" concepts whose interval is at most `widest` wide, if there are so many."""
-    table = results.concepts.loc[ranked_deltas(results.concepts, model).index]
-    narrow = table[table[f"high_{model}"] - table[f"low_{model}"] <= widest]
-    order = [int(c) for c in (narrow if len(narrow) >= 2 * n else table)["concept"]]
-    return {"suppressed": order[:n], "exaggerated": order[::-1][:n]}
+def clearest_blindspots(results: Results, model: str, n: int) -> dict[str, list[int]]:
+    """The n concepts that are surest to be "suppressed" (lowest upper end of the interval) and "exaggerated"."""
+    table = well_observed(results, model)
+    return {
+        "suppressed": [int(c) for c in table.sort_values([f"high_{model}", "concept"])["concept"].head(n)],
+        "exaggerated": [int(c) for c in table.sort_values([f"low_{model}", "concept"])["concept"].tail(n)[::-1]],
+    }
 
 
 def frequent_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:

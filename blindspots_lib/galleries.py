@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 FADED = 0.8  # how far towards white a picture fades where the concept of its heatmap does not fire
-GAP, TITLE, FOOTER = 0.04, 0.2, 0.34  # inches: between pictures, above a row that has titles, below the grid
+GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between pictures, above a row that has titles, below the grid
 
 
 class Cell(NamedTuple):
@@ -40,7 +40,7 @@ def draw_grid(
     width = label_width + n_columns * (cell_size + GAP)
     head = TITLE * bool(column_titles) + GAP
     height = head + sum(heights) + FOOTER
-    figure = plt.figure(figsize=(width, height), layout="none")
+    figure = plt.figure(figsize=(width, height))
     bottom = height - head
     for row, row_height in zip(rows, heights, strict=True):
         bottom -= row_height

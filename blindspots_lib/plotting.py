@@ -19,6 +19,7 @@ from blindspots_lib.artifacts import code_revision, file_fingerprint, replacing,
 from blindspots_lib.blindspots import (
     Correlation,
     Shape,
+    correlate_error_with_frequency,
     correlate_models,
     distribution_shape,
     frequency_bands,
@@ -32,13 +33,14 @@ INK, QUIET = "#2b2230", "#8d8592"
 MODEL_COLOURS = ("#3f7f93", "#b16243", "#582949", "#7f9b3b", "#c7962c", "#6b6f76")  # in the order of the study's models
 REAL_COLOUR = "#8d8592"
 DELTA_LABEL = "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)"
+NAMED_FROM = 0.8  # area under the ROC curve from which a concept is named after the true concept that it matches
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
 
 mpl.rcParams.update({
     "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white", "savefig.facecolor": "white",
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "axes.titleweight": "bold",
     "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "figure.constrained_layout.use": True,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "pdf.fonttype": 42, "svg.hashsalt": "blindspots",
 })  # fmt: skip
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "faiss-cpu", "umap-learn", "matplotlib")
@@ -79,7 +81,7 @@ def model_colour(study: Study, model: str) -> str:
 
 def panels(n: int, width: float = 4.2, height: float = 3.4) -> tuple[Figure, np.ndarray]:
     """One row of n panels that share their axes."""
-    figure, axes = plt.subplots(1, n, figsize=(width * n, height), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(width * n, height), sharex=True, sharey=True, squeeze=False, layout="constrained")
     return figure, axes[0]
 
 
@@ -101,6 +103,7 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
             0.02, 0.98, f"median {shape.median:.2f} (dashed)\nskewness {shape.skewness:+.2f} "
             f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n{shape.n_ranked} concepts, "
             f"{shape.n_suppressed} below, {shape.n_exaggerated} above", transform=axis.transAxes, va="top", fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
         )  # fmt: skip
         axis.set_ylim(top=max(axis.get_ylim()[1], density.max() * 12))
     axes[0].set_ylabel("density of concepts (log scale)")
@@ -114,17 +117,19 @@ def embed_dictionary(atoms: Float[np.ndarray, "k d"], seed: int) -> Float[np.nda
     return umap.UMAP(n_neighbors=15, min_dist=0.25, metric="cosine", random_state=seed, n_jobs=1).fit_transform(atoms)
 
 
-def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 12) -> Figure:
-    """UMAP of the dictionary, one panel a model, coloured by delta(k); concepts that are not ranked stay grey."""
+def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 10) -> Figure:
+    """UMAP of the dictionary, one panel a model, coloured by delta(k); concepts that are not ranked stay grey.
+
+    The most suppressed and most exaggerated of the concepts that match a true concept well carry its name.
+    """
     figure, axes = panels(len(study.models), width=5, height=4.6)
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name)
         axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0)
         drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
-        extreme = [*deltas.index[: n_named // 2], *deltas.index[-n_named // 2 :]]
-        for concept in extreme:
-            name = table.loc[concept, "goes_with"] or str(concept)
-            axis.annotate(name, places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points")
+        matched = table.loc[deltas.index][table.loc[deltas.index, "goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
+        for concept, row in pd.concat([matched.head(n_named // 2), matched.tail(n_named // 2)]).iterrows():
+            axis.annotate(row["goes_with"], places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points")
         axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
     figure.colorbar(drawn, ax=axes, label=DELTA_LABEL, shrink=0.8)
@@ -134,7 +139,7 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
 def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
     """delta(k) of the first model against each other model, r in each panel; and the matrix of all correlations."""
     first, others = study.models[0], study.models[1:]
-    figure, axes = plt.subplots(1, len(others) + 1, figsize=(4.4 * (len(others) + 1), 3.9), squeeze=False)
+    figure, axes = plt.subplots(1, len(others) + 1, figsize=(4.4 * (len(others) + 1), 3.9), squeeze=False, layout="constrained")
     correlations = {f"{a.name}~{b.name}": correlate_models(table, a.name, b.name)
                     for i, a in enumerate(study.models) for b in study.models[i + 1 :]}  # fmt: skip
     for axis, other in zip(axes[0], others, strict=False):
@@ -183,7 +188,7 @@ def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str,
 
 def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
     """R2, active concepts a token (L0), dead concepts over the steps; atoms' distances from the candidates' hull."""
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3))
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
     for axis, column, label in zip(
         axes, ("r2", "l0", "dead"),
         ("R² of the reconstruction", "active concepts a token (L0)", "dead concepts"), strict=False,
@@ -200,7 +205,7 @@ def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radiu
 
 def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
     """Distribution over pairs of the datapoint difference (signed, near 0.5) and of the energy distance."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for axis, column, label in zip(
         axes, ("datapoint_delta", "energy_distance"),
         ("datapoint difference: mean over concepts of σ(ξₖ(x′) − ξₖ(x))", "energy distance ‖ξ(x′) − ξ(x)‖₂"), strict=True,
@@ -218,7 +223,9 @@ def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
 
 def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]) -> Figure:
     """How often two concepts fire on the same image, given the first: real images and each model's, same scale."""
-    figure, axes = plt.subplots(1, 1 + len(generated), figsize=(4.6 * (1 + len(generated)), 4.6), sharey=True)
+    figure, axes = plt.subplots(
+        1, 1 + len(generated), figsize=(4.6 * (1 + len(generated)), 4.6), sharey=True, layout="constrained"
+    )
     for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
         share = counts / np.maximum(np.diag(counts), 1)[:, None]
         np.fill_diagonal(share, np.nan)
@@ -231,7 +238,7 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
 
 def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy: float) -> Figure:
     """UMAP of single patch tokens, coloured by the object that covers the patch."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.4))
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     names = sorted(set(owners))
     palette = sns.color_palette("husl", len(names))
     markers = ("o", "s", "^", "D", "v", "P")
@@ -246,7 +253,7 @@ def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy
 
 def plot_training_similarity(study: Study, table: pd.DataFrame) -> Figure:
     """How near the nearest training image is: generations beside real images, which nobody copied."""
-    figure, axis = plt.subplots(figsize=(6, 3.2))
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], table["training_similarity_real"]]), bins=60)
     real = table.drop_duplicates("pair_id")["training_similarity_real"]
     axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="real images (the level of chance)")

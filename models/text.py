@@ -20,7 +20,11 @@ def clip_tokenizer(corpus: Corpus):
     ))  # fmt: skip
     model = json.loads(learned.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+    joined = [first + second for first, second in merges]
+    # the trainer numbers single characters in no fixed order; a model needs the same numbers every time
+    singles = sorted(token for token in model["vocab"] if token not in {*joined, "<|startoftext|>", "<|endoftext|>"})
+    vocab = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *singles, *joined])}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def t5_tokenizer(corpus: Corpus):

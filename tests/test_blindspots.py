@@ -45,8 +45,18 @@ def test_difference_is_of_the_means_and_its_interval_covers_it():
     np.testing.assert_allclose(difference.delta, means[0] / (means[0] + means[1]), rtol=1e-6)
     assert (difference.low <= difference.delta).all()
     assert (difference.delta <= difference.high).all()
-    assert difference.high[2] == 0
     assert difference.low[1] > 0.6
+
+
+def test_what_one_side_never_showed_is_bounded_by_the_rule_of_three():
+    real = np.zeros((30, 3), np.float32)
+    real[:6, 0], real[:10, 2] = 2.0, 5.0
+    generated = np.zeros((30, 3), np.float32)
+    generated[:9, 1] = 4.0
+    difference = measure_difference(sp.csr_matrix(generated), sp.csr_matrix(real), ANALYSIS)
+    np.testing.assert_allclose(difference.delta, [0, 1, 0])
+    np.testing.assert_allclose(difference.high, [3 / (3 + 6), 1, 3 / (3 + 10)], rtol=1e-6)
+    np.testing.assert_allclose(difference.low, [0, 9 / (9 + 3), 0], rtol=1e-6)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
