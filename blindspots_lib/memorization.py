@@ -68,3 +68,23 @@ def extreme_pairs(table: pd.DataFrame, model: str, n: int, column: str = "energy
     """The n pairs with the least and the n with the greatest difference of one model, most extreme first."""
     rows = table[table["model"] == model].sort_values([column, "pair_id"])
     return rows.head(n), rows.tail(n).iloc[::-1]
+
+
+class Excess(NamedTuple):
+    """How many generations are nearer to a training image than almost all real images are."""
+
+    share: float
+    low: float  # 95 %, Wilson's interval for a share
+    high: float
+    chance: float  # the share of real images that are as near
+
+
+def nearer_than_real(table: pd.DataFrame, model: str, chance: float = 0.01) -> Excess:
+    """Share of a model's generations above the similarity that the share `chance` of real images exceeds."""
+    from scipy.stats import binomtest
+
+    threshold = table.drop_duplicates("pair_id")["training_similarity_real"].quantile(1 - chance)
+    similarity = table.loc[table["model"] == model, "training_similarity"]
+    result = binomtest(int((similarity > threshold).sum()), len(similarity))
+    interval = result.proportion_ci(method="wilson")
+    return Excess(float(result.statistic), float(interval.low), float(interval.high), chance)

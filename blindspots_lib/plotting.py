@@ -25,6 +25,7 @@ from blindspots_lib.blindspots import (
     frequency_bands,
     ranked_deltas,
 )
+from blindspots_lib.memorization import Excess, nearer_than_real
 from blindspots_lib.study import PROJECT_ROOT, Study
 
 GRADIENT = ("#65c7de", "#5776b4", "#582949", "#b16243", "#e8b548")  # suppressed ... aligned ... exaggerated
@@ -251,8 +252,9 @@ def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy
     return figure
 
 
-def plot_training_similarity(study: Study, table: pd.DataFrame) -> Figure:
+def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Excess]]:
     """How near the nearest training image is: generations beside real images, which nobody copied."""
+    excess = {model.name: nearer_than_real(table, model.name) for model in study.models}
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], table["training_similarity_real"]]), bins=60)
     real = table.drop_duplicates("pair_id")["training_similarity_real"]
@@ -260,7 +262,7 @@ def plot_training_similarity(study: Study, table: pd.DataFrame) -> Figure:
     for model in study.models:
         values = table.loc[table["model"] == model.name, "training_similarity"]
         axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=model_colour(study, model.name),
-                  label=model.label)  # fmt: skip
+                  label=f"{model.label}: {excess[model.name].share:.1%} nearer than 99 % of real images")  # fmt: skip
     axis.set(xlabel="cosine similarity to the nearest training image", ylabel="density of images")
-    axis.legend(fontsize=8, loc="upper left")
-    return figure
+    axis.legend(fontsize=7.5, loc="upper left")
+    return figure, excess

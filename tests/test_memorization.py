@@ -5,7 +5,7 @@ import scipy.sparse as sp
 
 from blindspots_lib.artifacts import Artifact
 from blindspots_lib.features import TokenLayout, image_descriptor, save_array
-from blindspots_lib.memorization import datapoint_delta, energy_distance, extreme_pairs, nearest_training_images
+from blindspots_lib.memorization import datapoint_delta, energy_distance, extreme_pairs, nearer_than_real, nearest_training_images
 
 
 @pytest.fixture
@@ -36,6 +36,16 @@ def test_extreme_pairs_are_ordered_from_the_ends():
     least, greatest = extreme_pairs(table, "m", 2)
     assert least["pair_id"].tolist() == ["b", "a"]
     assert greatest["pair_id"].tolist() == ["c", "a"]
+
+
+def test_excess_is_the_share_above_the_real_images_quantile():
+    real = np.arange(100) / 100
+    rows = [("m", generated) for generated in [0.2] * 90 + [0.995] * 10]
+    table = pd.DataFrame(rows, columns=["model", "training_similarity"])
+    table["pair_id"], table["training_similarity_real"] = [str(i) for i in range(100)], real
+    excess = nearer_than_real(table, "m")
+    assert excess.share == 0.1
+    assert excess.low < 0.1 < excess.high < 0.19
 
 
 def test_nearest_training_image_matches_a_full_search(tmp_path):
