@@ -35,10 +35,10 @@ def file_fingerprint(path: Path) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Of the names and contents of all files below a folder, for example a model's weights."""
+    """Of the names and contents of all files below a folder but its card, for example a model's weights."""
     if not folder.is_dir():
         raise StudyError(f"{folder}: no such folder; correct the path in the study, or run `make models`")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
     return fingerprint_of({path.relative_to(folder).as_posix(): file_fingerprint(path) for path in files})
 
 
