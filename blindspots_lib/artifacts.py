@@ -149,5 +149,12 @@ class Artifact:
         })  # fmt: skip
 
 
+def fingerprints(**groups: Mapping[str, Artifact]) -> dict[str, str]:
+    """Of all artifacts that a figure is drawn from, as "group/name", for its sidecar."""
+    return {
+        f"{group}/{name}": artifact.fingerprint for group, artifacts in groups.items() for name, artifact in artifacts.items()
+    }
+
+
 def shard_path(folder: Path, index: int, suffix: str) -> Path:
     return folder / f"shard-{index:05d}.{suffix}"

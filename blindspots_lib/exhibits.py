@@ -12,7 +12,7 @@ from blindspots_lib.blindspots import ranked_deltas
 from blindspots_lib.concepts import cooccurrence, top_images
 from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.memorization import extreme_pairs
-from blindspots_lib.plotting import embed_dictionary
+from blindspots_lib.plotting import NAMED_FROM, embed_dictionary
 from blindspots_lib.results import Results
 from blindspots_lib.scenes import OBJECTS, draw_scene, patch_owners
 from blindspots_lib.study import ScenePairs, Study
@@ -181,11 +181,15 @@ def clearest_blindspots(results: Results, model: str, n: int) -> dict[str, list[
     }
 
 
-def frequent_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
-    """Labels and co-occurrence counts, real and per model, of n frequent concepts that go with different things."""
-    table = results.concepts.sort_values(["n_images_real", "concept"], ascending=[False, True])
-    named = table[table["goes_with"] != ""].drop_duplicates("goes_with")
-    chosen = (named if len(named) else table)["concept"].to_numpy()[:n]
+def named_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """Labels and co-occurrence counts, real and per model, of n concepts.
+
+    Where true concepts are known: the best match of each, the n best; else the n that fire on most images.
+    """
+    table = results.concepts.sort_values(["goes_with_auc", "n_images_real", "concept"], ascending=[False, False, True])
+    named = table[table["goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
+    frequent = table.sort_values(["n_images_real", "concept"], ascending=[False, True])
+    chosen = (named if len(named) else frequent)["concept"].to_numpy()[:n]
     chosen = chosen[np.argsort([results.concepts.loc[c, "goes_with"] for c in chosen], kind="stable")]
     labels = [results.concepts.loc[c, "goes_with"] or str(c) for c in chosen]
     counts = {source: cooccurrence(energies.matrix[:, chosen]).toarray() for source, energies in results.energies.items()}
@@ -210,7 +214,7 @@ def training_cells(results: Results, pair) -> list[Cell]:
     if corpus is None:
         return []
     image = Image.fromarray(draw_scene(corpus.seed, int(pair.training_index))[1].image)
-    return [Cell(image, f"similarity {pair.training_similarity:.2f}")]
+    return [Cell(image, f"similarity {pair.training_similarity:.3f}")]
 
 
 def nearest_training_sheet(results: Results, model: str, n: int = 6) -> Figure:

@@ -69,7 +69,7 @@ def draw_cell(axis, cell: Cell) -> None:
     axis.imshow(pixels, interpolation="nearest", aspect="auto")
     axis.set_axis_off()
     if cell.title:
-        axis.set_title(cell.title, fontsize=6.5, pad=2)
+        axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal")
 
 
 def principal_colours(tokens: Float[np.ndarray, "b t d"], side: int) -> Float[np.ndarray, "b side side 3"]:

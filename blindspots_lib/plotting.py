@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -130,7 +131,8 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
         drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
         matched = table.loc[deltas.index][table.loc[deltas.index, "goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
         for concept, row in pd.concat([matched.head(n_named // 2), matched.tail(n_named // 2)]).iterrows():
-            axis.annotate(row["goes_with"], places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points")
+            axis.annotate(row["goes_with"], places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points",
+                          path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
         axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
     figure.colorbar(drawn, ax=axes, label=DELTA_LABEL, shrink=0.8)
@@ -145,7 +147,7 @@ def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[st
                     for i, a in enumerate(study.models) for b in study.models[i + 1 :]}  # fmt: skip
     for axis, other in zip(axes[0], others, strict=False):
         both = table[table[f"ranked_{first.name}"] & table[f"ranked_{other.name}"]]
-        sizes = 2 + 2.5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
+        sizes = 5 + 5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
         axis.scatter(both[f"delta_{first.name}"], both[f"delta_{other.name}"], s=sizes, alpha=0.5, linewidths=0,
                      c=both[f"delta_{first.name}"], cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip

@@ -134,12 +134,6 @@ class Results:
         return pd.read_parquet(path)
 
     @property
-    def fingerprints(self) -> dict[str, str]:
-        """Of all that the figures are drawn from, for their sidecars."""
-        prints = {f"images/{source}": artifact.fingerprint for source, artifact in self.image_artifacts.items()}
-        return prints | {f"energies/{source}": artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
-
-    @property
     def seeds(self) -> dict[str, int]:
         study = self.study
         return {"study": study.seed, "sae": study.sae.seed, "analysis": study.analysis.seed}

@@ -28,7 +28,7 @@ def smoke(tmp_path_factory):
 def test_every_figure_is_drawn_with_its_sidecar(smoke):
     folder = load_study(str(smoke)).figures_folder
     names = {path.stem for path in folder.glob("*.png")}
-    assert {"contact_sheet", "token_colours", "token_map", "sae_training", "concepts", "histograms", "scale", "concept_map",
+    assert {"contact_sheet", "token_colours", "token_map", "sae_training", "concepts", "histograms", "scale_sd15", "concept_map",
             "cross_model", "frequency", "gallery_suppressed_sd15", "gallery_exaggerated_pixart", "cooccurrence", "datapoints",
             "pairs_least", "pairs_greatest", "training_similarity", "nearest_training"} <= names  # fmt: skip
     for name in names:
