@@ -4,7 +4,7 @@ import hashlib
 from functools import cache
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, folder_fingerprint, shard_path
@@ -23,7 +23,9 @@ def has_fast_bfloat16() -> bool:
     """Whether this machine computes in bfloat16 faster than in float32."""
     import torch
 
-    return torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.cuda.is_available():
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def quiet_libraries() -> None:
@@ -57,22 +59,28 @@ def load_pipeline(model: TextToImageModel):
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds: list[int]) -> UInt8[np.ndarray, "b h w 3"]:
-    """One image per caption, each from noise of its own seed."""
+def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds: list[int]) -> Float[np.ndarray, "b h w 3"]:
+    """One image per caption, each from noise of its own seed; RGB in [0, 1]."""
     import torch
 
     with torch.inference_mode():
-        images = pipeline(
+        return pipeline(
             captions, num_inference_steps=model.steps, guidance_scale=model.guidance, height=model.image_size,
             width=model.image_size, output_type="np", generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             **model.arguments,
         ).images  # fmt: skip
+
+
+def to_pixels(images: Float[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """RGB in [0, 1] to bytes, rounded."""
     return (images * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def cause_of_loss(image: UInt8[np.ndarray, "h w 3"]) -> str:
+def cause_of_loss(image: Float[np.ndarray, "h w 3"]) -> str:
     """Why an image does not count as a generation, or "": a safety checker returns plain black."""
-    return "black" if image.max() == 0 else ""
+    if not np.isfinite(image).all():
+        return "not finite"
+    return "black" if image.max() <= 0 else ""
 
 
 def generation_artifact(study: Study, model: TextToImageModel, pairs: Artifact) -> Artifact:
@@ -110,7 +118,7 @@ def generate_shard(pipeline, study_seed: int, model: TextToImageModel, rows: lis
         seeds = [image_seed(study_seed, model.name, row["pair_id"]) for row in batch]
         for row, image in zip(batch, generate_batch(pipeline, model, [row["caption"] for row in batch], seeds), strict=True):
             lost = cause_of_loss(image)
-            stored = None if lost else {"bytes": encode_png(image), "path": None}
+            stored = None if lost else {"bytes": encode_png(to_pixels(image)), "path": None}
             generated.append({"pair_id": row["pair_id"], "image": stored, "lost": lost})
         bar.update(len(batch))
     return generated

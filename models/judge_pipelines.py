@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from blindspots_lib.generation import generate_batch, load_pipeline
+from blindspots_lib.generation import generate_batch, load_pipeline, to_pixels
 from blindspots_lib.scenes import OBJECTS
 from blindspots_lib.study import TextToImageModel, load_study
 from models.recipe import HELDOUT_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
@@ -50,7 +50,7 @@ def generate_heldout(model: TextToImageModel, corpus: Corpus) -> tuple[np.ndarra
         generate_batch(pipeline, model, corpus.captions[i : i + BATCH], list(range(i, i + BATCH)))
         for i in range(0, len(corpus.captions), BATCH)
     ]
-    return np.concatenate(images), len(corpus.captions) / (time.monotonic() - started)
+    return to_pixels(np.concatenate(images)), len(corpus.captions) / (time.monotonic() - started)
 
 
 def main() -> None:

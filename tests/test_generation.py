@@ -35,9 +35,11 @@ def test_seed_depends_on_study_model_and_pair():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_black_image_is_lost_not_counted():
-    assert cause_of_loss(np.zeros((4, 4, 3), np.uint8)) == "black"
-    assert cause_of_loss(np.eye(4, dtype=np.uint8)[..., None].repeat(3, 2)) == ""
+@pytest.mark.parametrize(("value", "cause"), [(0.0, "black"), (np.nan, "not finite"), (0.25, "")])
+def test_image_that_is_none_is_lost_not_counted(value, cause):
+    image = np.zeros((4, 4, 3))
+    image[1, 2] = value
+    assert cause_of_loss(image) == cause
 
 
 @pytest.mark.parametrize("model", ["sd15", "pixart"])
