@@ -61,20 +61,28 @@ def code_revision() -> str:
 
 
 @contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn whatever a writer raises on a full disk into one line that names the file."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises a kind of its own
+        if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+            raise
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise StudyError(
+            f"{path}: the disk is full ({free:.0f} MB free); free some space and run again, finished work is kept"
+        ) from None
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it there when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(path.parent).free / 1e6
-            raise StudyError(
-                f"{path}: the disk is full ({free:.0f} MB free); free some space and run again, finished work is kept"
-            ) from None
-        raise
+        with naming_full_disk(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, folder_fingerprint, replacing, shard_path
-from blindspots_lib.scenes import draw_scene
+from blindspots_lib.scenes import DEFAULT_PRIOR, draw_scene
 from blindspots_lib.study import ScenePairs, Study, StudyError, resolve
 
 MAX_PIXELS = 64_000_000  # a larger image is refused before it is decoded
@@ -110,7 +111,7 @@ def collect_pairs(study: Study) -> Artifact:
         if len(rows) < min(size, n - start):
             raise StudyError(f"pairs.n = {n}: the source has only {start + len(rows)} pairs; lower it")
         write_shard(shard_path(artifact.folder, index, "parquet"), rows, pair_schema())
-    artifact.finish(n_pairs=n)
+    artifact.finish(n_pairs=n, **({"prior": asdict(DEFAULT_PRIOR)} if isinstance(study.pairs, ScenePairs) else {}))
     return artifact
 
 

@@ -1,5 +1,6 @@
 """One SAE training loop: k-means candidates, then reconstruction with an auxiliary term that revives dead concepts."""
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, replacing, write_json
+from blindspots_lib.artifacts import Artifact, naming_full_disk, replacing, write_json
 from blindspots_lib.features import load_tokens
 from blindspots_lib.sae import TopKSAE, decode, top_codes
 from blindspots_lib.study import SAEConfig, Study, StudyError
@@ -33,7 +34,8 @@ def fit_sae(study: Study, features: Artifact) -> Artifact:
     artifact.begin()
     tokens = training_tokens(load_tokens(features))
     sae, history = train_sae(tokens, study.sae, checkpoint=artifact.folder / "checkpoint.pt")
-    sae.save_pretrained(artifact.folder)
+    with naming_full_disk(artifact.folder / "model.safetensors"):
+        sae.save_pretrained(artifact.folder)
     write_json(artifact.folder / "history.json", history)
     (artifact.folder / "checkpoint.pt").unlink(missing_ok=True)
     artifact.finish(n_tokens=len(tokens), steps=len(history))
@@ -110,10 +112,16 @@ def train_sae(tokens: Float16[Tensor, "n d"], config: SAEConfig, checkpoint: Pat
         row["r2"] = 1 - row["mse"] * tokens.shape[1] / variance.item()
         history.append(row)
         if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.n_steps:
-            with replacing(checkpoint) as partial:
-                torch.save({"sae": sae.state_dict(), "optimizer": optimizer.state_dict(), "silent": silent,
-                            "history": history}, partial)  # fmt: skip
+            state = {"sae": sae.state_dict(), "optimizer": optimizer.state_dict(), "silent": silent, "history": history}
+            save_checkpoint(checkpoint, state)
     return sae.eval(), history
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    buffer = io.BytesIO()  # torch's own writer does not say when the disk is full
+    torch.save(state, buffer)
+    with replacing(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def training_step(sae: TopKSAE, optimizer, x: Float[Tensor, "n d"], silent: Tensor, config: SAEConfig) -> dict:

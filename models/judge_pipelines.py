@@ -28,7 +28,7 @@ def verdicts(oracle, images: np.ndarray) -> np.ndarray:
 
 
 def shares_right(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
-    """How often what was asked is there, each with its 95 % interval (normal approximation)."""
+    """How often what was asked is there, each with its 95 % interval."""
     objects, number = slice(0, len(OBJECTS)), slice(LABELS.index("one object"), None)
     background = slice(objects.stop, number.start)
     asked = truth[:, objects] > 0.5
@@ -38,7 +38,19 @@ def shares_right(scores: np.ndarray, truth: np.ndarray) -> dict[str, str]:
         "backgrounds as prompted": scores[:, background].argmax(axis=1) == truth[:, background].argmax(axis=1),
         "number of objects as prompted": scores[:, number].argmax(axis=1) == truth[:, number].argmax(axis=1),
     }
-    return {key: f"{hits.mean():.3f} ± {1.96 * hits.std() / len(hits) ** 0.5:.3f}" for key, hits in right.items()}
+    return {key: with_interval(hits) for key, hits in right.items()}
+
+
+def with_interval(hits: np.ndarray) -> str:
+    """The mean and its 95 % interval: Wilson's for a share, the normal approximation for a count."""
+    from scipy.stats import binomtest
+
+    if hits.dtype == bool:
+        low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    else:
+        half = 1.96 * hits.std() / len(hits) ** 0.5
+        low, high = hits.mean() - half, hits.mean() + half
+    return f"{hits.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
 def generate_heldout(model: TextToImageModel, corpus: Corpus) -> tuple[np.ndarray, float]:

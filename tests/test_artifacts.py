@@ -67,10 +67,13 @@ def test_replacing_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
 
 
-def test_full_disk_is_one_clear_line(tmp_path):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_full_disk_is_one_clear_line(tmp_path, error):
     with pytest.raises(StudyError, match="the disk is full.*finished work is kept"), replacing(tmp_path / "a") as partial:
         partial.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
     assert not list(tmp_path.iterdir())
 
 

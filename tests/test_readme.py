@@ -35,6 +35,6 @@ def test_quality_is_that_of_the_cards(model):
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'(?:src|href)="([^"]+)"', README)
     assert len(links) > 10
     assert [link for link in links if not (PROJECT_ROOT / link).exists()] == []

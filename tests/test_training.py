@@ -16,16 +16,16 @@ import torch
 from blindspots_lib import training
 from blindspots_lib.study import SAEConfig
 
-save, saved = torch.save, []
+write_bytes, written = Path.write_bytes, []
 
-def save_or_die(state, path):
-    saved.append(path)
-    if len(saved) == 3:
-        Path(path).write_bytes(b"half a checkpoint")
+def write_or_die(path, data):
+    written.append(path)
+    if len(written) == 3:
+        write_bytes(path, bytes(data)[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    save(state, path)
+    return write_bytes(path, data)
 
-torch.save = save_or_die
+Path.write_bytes = write_or_die
 tokens = torch.load(os.environ["TOKENS"], weights_only=True)
 training.train_sae(tokens, SAEConfig.model_validate_json(os.environ["CONFIG"]), Path(os.environ["CHECKPOINT"]))
 """

@@ -1,0 +1,52 @@
+"""The training scripts of the miniature models: what they share, and the tokenizers they make."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import recipe
+from models.text import clip_tokenizer, t5_tokenizer
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return recipe.draw_corpus(seed=3, n=800)
+
+
+def train(folder, monkeypatch, fail_at=None):
+    monkeypatch.setattr(recipe, "CHECKPOINTS_DIR", folder)
+    monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
+    torch.manual_seed(0)
+    modules = nn.ModuleDict({"line": nn.Linear(3, 1)})
+
+    def loss_of_step(step, rng):
+        if step == fail_at:
+            raise KeyboardInterrupt
+        x = torch.from_numpy(rng.normal(size=(8, 3))).float() + torch.rand(8, 3)
+        return {"mse": (modules["line"](x).float() - x.sum(dim=1, keepdim=True)).square().mean()}
+
+    schedule = recipe.Schedule(n_steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2)
+    recipe.fit("line", modules, schedule, loss_of_step)
+    return modules["line"].weight.detach()
+
+
+def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "halted", monkeypatch, fail_at=7)
+    assert torch.equal(train(tmp_path / "halted", monkeypatch), whole)
+
+
+@pytest.mark.parametrize("make", [clip_tokenizer, t5_tokenizer])
+def test_tokenizer_numbers_the_same_words_alike_every_time(corpus, make):
+    first, second = make(corpus), make(corpus)
+    assert first.get_vocab() == second.get_vocab()
+    assert first.unk_token_id not in {number for caption in corpus.captions for number in first(caption).input_ids[1:-1]}
+
+
+def test_corpus_says_what_is_in_its_images(corpus):
+    assert corpus.presence.sum(axis=1).min() == 2  # one kind of object and the background
+    assert set(corpus.n_objects) == {1, 2, 3, 4}
+    covered = np.array([len(set(owner[owner >= 0])) for owner in corpus.owners])
+    assert (covered == corpus.presence[:, :48].sum(axis=1)).mean() > 0.98
