@@ -49,7 +49,7 @@ def with_interval(hits: np.ndarray) -> str:
         low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     else:
         half = 1.96 * hits.std() / len(hits) ** 0.5
-        low, high = hits.mean() - half, hits.mean() + half
+        low, high = max(0.0, hits.mean() - half), hits.mean() + half
     return f"{hits.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     for model in load_study("mini").models:
         images, rate = generate_heldout(model, corpus)
         shares = shares_right(verdicts(oracle, images), truth)
-        facts = {f"{key}, by the oracle (real scenes: {ceiling[key]})": share for key, share in shares.items()}
+        facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}
         facts |= {"judged on": f"{N_CAPTIONS} held-out captions, {model.steps} solver steps, guidance {model.guidance:g}",
                   "images per second, CPU": f"{rate:.0f} ({torch.get_num_threads()} threads)"}  # fmt: skip
         add_to_card(MODELS_DIR / model.name, facts)
