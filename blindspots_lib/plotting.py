@@ -48,6 +48,15 @@ mpl.rcParams.update({
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "faiss-cpu", "umap-learn", "matplotlib")
 
 
+def add_footer(figure: Figure, study: Study, shows_images: bool) -> None:
+    """Say below a figure that it is of a controlled replica, and whose artwork its images show, where that is owed."""
+    notes = ([REPLICA_NOTE] if study.replica else []) + ([study.attribution] if shows_images and study.attribution else [])
+    if notes:
+        characters = int(figure.get_figwidth() * 20)  # of 7 points, in the figure's width
+        lines = [line for note in notes for line in textwrap.wrap(note, characters)]
+        figure.supxlabel("\n".join(lines), fontsize=6.5, color=QUIET, x=0.01, ha="left")
+
+
 def save_figure(
     figure: Figure, name: str, study: Study, *, function: str, notebook: str, inputs: Mapping[str, str],
     seeds: Mapping[str, int], numbers: Mapping[str, object] | None = None, shows_images: bool = False,
@@ -57,11 +66,7 @@ def save_figure(
     The figure gets a footer that says what it is made from. The sidecar holds the study, the seeds, the fingerprints
     of the inputs, the code revision, the package versions and the `numbers` that the figure states.
     """
-    notes = ([REPLICA_NOTE] if study.replica else []) + ([study.attribution] if shows_images and study.attribution else [])
-    if notes:
-        characters = int(figure.get_figwidth() * 20)  # of 7 points, in the figure's width
-        lines = [line for note in notes for line in textwrap.wrap(note, characters)]
-        figure.supxlabel("\n".join(lines), fontsize=6.5, color=QUIET, x=0.01, ha="left")
+    add_footer(figure, study, shows_images)
     folder = study.figures_folder
     with replacing(folder / f"{name}.png") as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})

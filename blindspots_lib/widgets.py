@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 
 from blindspots_lib import exhibits
 from blindspots_lib.blindspots import ranked_deltas
-from blindspots_lib.plotting import plot_histograms
+from blindspots_lib.plotting import add_footer, plot_histograms
 from blindspots_lib.results import Results
+from blindspots_lib.study import Study
 
 
-def explore(controls: Mapping[str, widgets.Widget], draw: Callable[..., Figure], height: int) -> widgets.Widget:
+def explore(
+    study: Study, controls: Mapping[str, widgets.Widget], draw: Callable[..., Figure], height: int, shows_images: bool = True
+) -> widgets.Widget:
     """Controls above one picture of fixed height (pixels), drawn anew whenever a control is let go.
 
     The picture is an image widget, not a captured output: it does not flicker, an error in the first drawing stops the
@@ -23,6 +26,7 @@ def explore(controls: Mapping[str, widgets.Widget], draw: Callable[..., Figure],
 
     def redraw(_change=None) -> None:
         figure = draw(**{name: control.value for name, control in controls.items()})
+        add_footer(figure, study, shows_images)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         plt.close(figure)
@@ -46,7 +50,9 @@ def explore_pairs(results: Results) -> widgets.Widget:
     """Any stretch of the pairs: caption, real image, every model's generation."""
     last = max(0, len(results.pair_ids) - 6)
     controls = {"first": slider(widgets.IntSlider, "first pair", min=0, max=last, value=0)}
-    return explore(controls, lambda first: exhibits.contact_sheet(results, results.pair_ids[first : first + 6]), 560)
+    return explore(
+        results.study, controls, lambda first: exhibits.contact_sheet(results, results.pair_ids[first : first + 6]), 560
+    )
 
 
 def explore_thresholds(results: Results) -> widgets.Widget:
@@ -61,7 +67,7 @@ def explore_thresholds(results: Results) -> widgets.Widget:
         changed = analysis.model_copy(update={"suppressed_below": low, "exaggerated_above": high})
         return plot_histograms(results.study.model_copy(update={"analysis": changed}), results.concepts)[0]
 
-    return explore(controls, draw, 400)
+    return explore(results.study, controls, draw, 400, shows_images=False)
 
 
 def explore_blindspots(results: Results) -> widgets.Widget:
@@ -76,13 +82,13 @@ def explore_blindspots(results: Results) -> widgets.Widget:
     def draw(model: str, rank: int, top_n: int) -> Figure:
         return exhibits.blindspot_gallery(results, model, list(ranked_deltas(results.concepts, model).index[rank : rank + top_n]))
 
-    return explore(controls, draw, 520)
+    return explore(results.study, controls, draw, 520)
 
 
 def explore_concepts(results: Results) -> widgets.Widget:
     """Any one concept: the images with the most of it, real and generated, with heatmaps."""
     controls = {"concept": widgets.BoundedIntText(description="concept", min=0, max=len(results.concepts) - 1, value=0)}
-    return explore(controls, lambda concept: exhibits.concept_everywhere(results, concept), 420)
+    return explore(results.study, controls, lambda concept: exhibits.concept_everywhere(results, concept), 420)
 
 
 def explore_extremes(results: Results) -> widgets.Widget:
@@ -92,4 +98,6 @@ def explore_extremes(results: Results) -> widgets.Widget:
         "side": widgets.ToggleButtons(options=["least", "greatest"], description="difference"),
         "top_n": slider(widgets.IntSlider, "pairs", min=2, max=8, value=4),
     }
-    return explore(controls, lambda model, side, top_n: exhibits.extreme_pairs_sheet(results, model, side, top_n), 640)
+    return explore(
+        results.study, controls, lambda model, side, top_n: exhibits.extreme_pairs_sheet(results, model, side, top_n), 640
+    )
