@@ -2,8 +2,8 @@
 
     python -m models.judge_pipelines
 
-Captions are held out; solver steps and guidance are those of studies/mini.yaml. The oracle's own verdict on real scenes
-of the same captions stands beside, as the most that a perfect model could reach.
+Captions are held out and were used to choose nothing; solver steps and guidance are those of studies/mini.yaml. The
+oracle's own verdict on real scenes of the same captions stands beside, as the most that a perfect model could reach.
 """
 
 import time
@@ -14,7 +14,7 @@ import torch
 from blindspots_lib.generation import generate_batch, load_pipeline, to_pixels
 from blindspots_lib.scenes import OBJECTS
 from blindspots_lib.study import TextToImageModel, load_study
-from models.recipe import HELDOUT_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
+from models.recipe import JUDGE_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
 from models.train_oracle import LABELS, truth_of
 
 N_CAPTIONS = 600
@@ -69,14 +69,14 @@ def main() -> None:
     from transformers import ResNetForImageClassification
 
     oracle = ResNetForImageClassification.from_pretrained(MODELS_DIR / "oracle", use_safetensors=True).eval()
-    corpus = draw_corpus(HELDOUT_SEED, N_CAPTIONS)
+    corpus = draw_corpus(JUDGE_SEED, N_CAPTIONS)
     truth = truth_of(corpus)
     ceiling = shares_right(verdicts(oracle, corpus.images), truth)
     for model in load_study("mini").models:
         images, rate = generate_heldout(model, corpus)
         shares = shares_right(verdicts(oracle, images), truth)
         facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}
-        facts |= {"judged on": f"{N_CAPTIONS} held-out captions, {model.steps} solver steps, guidance {model.guidance:g}",
+        facts |= {"judged on": f"{N_CAPTIONS} captions, seed {JUDGE_SEED}; {model.steps} solver steps, guidance {model.guidance:g}",
                   "images per second, CPU": f"{rate:.0f} ({torch.get_num_threads()} threads)"}  # fmt: skip
         add_to_card(MODELS_DIR / model.name, facts)
         print(model.label, facts)

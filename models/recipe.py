@@ -20,7 +20,8 @@ MODELS_DIR = Path(__file__).parent / "mini"
 CHECKPOINTS_DIR = Path(__file__).parent.parent / "runs" / "models"
 CORPUS_SEED = 1  # the training corpus; studies use other seeds, so no study image was trained on
 CORPUS_SIZE = 24_000
-HELDOUT_SEED = 2  # for probes and quality bars, never for training
+HELDOUT_SEED = 2  # for probes and for choosing solver steps and guidance, never for training
+JUDGE_SEED = 4  # for judging the pipelines, never for choosing anything
 CHECKPOINT_SECONDS = 60
 
 
