@@ -76,7 +76,8 @@ def main() -> None:
         images, rate = generate_heldout(model, corpus)
         shares = shares_right(verdicts(oracle, images), truth)
         facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}
-        facts |= {"judged on": f"{N_CAPTIONS} captions, seed {JUDGE_SEED}; {model.steps} solver steps, guidance {model.guidance:g}",
+        solver = f"{model.steps} solver steps, guidance {model.guidance:g}"
+        facts |= {"judged on": f"{N_CAPTIONS} captions, seed {JUDGE_SEED}; {solver}",
                   "images per second, CPU": f"{rate:.0f} ({torch.get_num_threads()} threads)"}  # fmt: skip
         add_to_card(MODELS_DIR / model.name, facts)
         print(model.label, facts)
