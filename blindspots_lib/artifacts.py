@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from blindspots_lib.study import PROJECT_ROOT, StudyError
 
@@ -157,8 +157,14 @@ class Artifact:
         })  # fmt: skip
 
 
-def fingerprints(**groups: Mapping[str, Artifact]) -> dict[str, str]:
-    """Of all artifacts that a figure is drawn from, as "group/name", for its sidecar."""
+@runtime_checkable
+class Fingerprinted(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def fingerprints(**groups: Mapping[str, Fingerprinted]) -> dict[str, str]:
+    """Of all that a figure is drawn from, as "group/name", for its sidecar."""
     return {
         f"{group}/{name}": artifact.fingerprint for group, artifacts in groups.items() for name, artifact in artifacts.items()
     }

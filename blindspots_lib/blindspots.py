@@ -73,18 +73,18 @@ def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: l
     real = energies["real"]
     columns = {
         "concept": np.arange(real.matrix.shape[1]), "goes_with": [name for name, _ in names],
-        "goes_with_auc": [area for _, area in names], "firings": real.firings,
-        "n_images_real": real.matrix.getnnz(axis=0), "energy_real": np.asarray(real.matrix.mean(axis=0)).ravel(),
+        "goes_with_auc": [area for _, area in names], "firings": real.stats.firings,
+        "n_images_real": real.stats.images, "energy_real": real.stats.mean_energy(),
     }  # fmt: skip
     for model, source in energies.items():
         if model == "real":
             continue
         difference = measure_difference(source.matrix, real.matrix, analysis)
-        n_images = source.matrix.getnnz(axis=0)
+        n_images = source.stats.images
         columns |= {
             f"n_images_{model}": n_images, f"energy_{model}": difference.mean_generated,
             f"delta_{model}": difference.delta, f"low_{model}": difference.low, f"high_{model}": difference.high,
-            f"ranked_{model}": real.matrix.getnnz(axis=0) + n_images >= analysis.min_images,
+            f"ranked_{model}": real.stats.images + n_images >= analysis.min_images,
         }  # fmt: skip
     return pd.DataFrame(columns)
 

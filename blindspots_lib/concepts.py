@@ -1,6 +1,5 @@
-"""Concept statistics: energies of images, codes of tokens, co-occurrence, top images; never anything dense in K x K."""
+"""Codes of all tokens, energies of all images, and what they say of single concepts."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,85 +7,109 @@ import scipy.sparse as sp
 from jaxtyping import Float, Float16, Int, UInt32
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, replacing, shard_path
-from blindspots_lib.features import TokenLayout, layout_of, save_array, token_shards
+from blindspots_lib.artifacts import Artifact, Fingerprinted, fingerprint_of, replacing, shard_path
+from blindspots_lib.features import TokenLayout, open_array, save_array
 from blindspots_lib.pairs import PairTable
+from blindspots_lib.statistics import ConceptStats, image_energies
 from blindspots_lib.study import Study, StudyError
+from blindspots_lib.tokens import TokenSource
+
+ENCODED = 16_384  # tokens encoded at a time
 
 
-def energies_artifact(study: Study, source: str, features: Artifact, sae: Artifact) -> Artifact:
+def energies_artifact(study: Study, source: str, tokens: Fingerprinted, sae: Artifact) -> Artifact:
     """The output folder of `compute_energies`; `source` is "real" or a model's name."""
-    inputs = {"features": features.fingerprint, "sae": sae.fingerprint}
+    inputs = {"features": tokens.fingerprint, "sae": sae.fingerprint}
     config = {"tokens": study.analysis.tokens}
-    return Artifact(study.folder / "energies" / source, study.name, config, inputs, ("concepts", "sae"))
+    code = ("concepts", "sae", "topk", "statistics")
+    return Artifact(study.folder / "energies" / source, study.name, config, inputs, code)
 
 
-def compute_energies(study: Study, source: str, features: Artifact, sae: Artifact) -> Artifact:
+def compute_energies(study: Study, source: str, tokens: TokenSource, sae: Artifact) -> Artifact:
     """Codes of all tokens of a source, and from them the images x concepts matrix of energies.
 
-    In the folder: `energies.npz` (SciPy CSR, rows in the order of the pairs, empty for a lost image), `firings.npy`
-    (how many tokens each concept fires on) and per shard the codes' indices and values, (b, t, a).
+    In the folder: `energies.npz` (SciPy CSR, rows in the order of the pairs, empty for a lost image) and per shard the
+    codes' indices and values, (b, t, a). A shard that is there is not encoded again.
     """
-    import torch
-
     from blindspots_lib.sae import load_sae
 
-    artifact = energies_artifact(study, source, features, sae)
+    artifact = energies_artifact(study, source, tokens, sae)
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    model, layout = load_sae(sae.folder), layout_of(features)
-    blocks, firings = [], np.zeros(model.n_concepts, np.int64)
-    for index, tokens in enumerate(tqdm(token_shards(features), desc=f"energies, {source}", unit="shard")):
-        lost = np.isnan(tokens[:, 0, 0])
-        rows = torch.from_numpy(np.nan_to_num(tokens.astype(np.float32)))
-        with torch.inference_mode():
-            codes = model.encode(rows.flatten(0, 1))
-        indices = codes.indices.view(*rows.shape[:2], -1).numpy().astype(np.uint32)
-        values = codes.values.view(*rows.shape[:2], -1).numpy().astype(np.float16)
-        values[lost] = 0
-        save_array(shard_path(artifact.folder, index, "indices.npy"), indices)
-        save_array(shard_path(artifact.folder, index, "values.npy"), values)
-        chosen = layout.selection(study.analysis.tokens)
-        blocks.append(image_energies(indices[:, chosen], values[:, chosen], model.n_concepts))
-        firings += count_firings(indices[:, chosen], values[:, chosen], model.n_concepts)
+    model, chosen = load_sae(sae.folder), tokens.layout.selection(study.analysis.tokens)
+    blocks = []
+    for index in tqdm(range(len(tokens)), desc=f"energies, {source}", unit="shard"):
+        paths = code_paths(artifact, index)
+        if not all(path.exists() for path in paths):
+            for path, array in zip(paths, encode_images(model, tokens.shard(index)), strict=True):
+                save_array(path, array)
+        indices, values = (open_array(path)[:, chosen] for path in paths)
+        blocks.append(image_energies(indices, values, model.n_concepts))
     with replacing(artifact.folder / "energies.npz") as partial, open(partial, "wb") as file:
         sp.save_npz(file, sp.vstack(blocks, format="csr"))
-    save_array(artifact.folder / "firings.npy", firings)
-    artifact.finish(layout=layout._asdict())
+    artifact.finish(layout=tokens.layout._asdict(), n_concepts=model.n_concepts)
     return artifact
 
 
-def image_energies(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
-    """xi(x): the codes of each concept summed over the tokens of an image, as a sparse (b, k) float32 matrix."""
-    rows = np.repeat(np.arange(len(indices)), indices[0].size)
-    fired = values.ravel() > 0
-    entries = (values.ravel()[fired].astype(np.float32), (rows[fired], indices.ravel()[fired].astype(np.int64)))
-    return sp.coo_matrix(entries, shape=(len(indices), n_concepts)).tocsr()
+def code_paths(artifact: Artifact, index: int):
+    """Where the indices and the values of a shard's codes are."""
+    return shard_path(artifact.folder, index, "indices.npy"), shard_path(artifact.folder, index, "values.npy")
 
 
-def count_firings(
-    indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int
-) -> Int[np.ndarray, "k"]:
-    """||Z_:,k||_0: on how many tokens each concept fires."""
-    return np.bincount(indices.ravel()[values.ravel() > 0], minlength=n_concepts)
+def encode_images(
+    sae, tokens: Float16[np.ndarray, "b t d"], search=None
+) -> tuple[UInt32[np.ndarray, "b t a"], Float16[np.ndarray, "b t a"]]:
+    """Indices and values of the codes of all tokens; values are 0 for lost images, whose tokens are NaN."""
+    import torch
+
+    present = ~np.isnan(tokens[:, 0, 0])
+    rows = torch.from_numpy(tokens[present].reshape(-1, tokens.shape[-1]))
+    codes = [sae.encode(part.float(), search) for part in rows.split(ENCODED)]
+    width = max((part.indices.shape[1] for part in codes), default=1)
+    indices = np.zeros((*tokens.shape[:2], width), np.uint32)
+    values = np.zeros((*tokens.shape[:2], width), np.float16)
+    for whole, parts in ((indices, [c.indices for c in codes]), (values, [c.values for c in codes])):
+        padded = [np.pad(part.numpy(), ((0, 0), (0, width - part.shape[1]))) for part in parts]
+        if padded:
+            whole[present] = np.concatenate(padded).reshape(-1, tokens.shape[1], width)
+    return indices, values
 
 
 class Energies(NamedTuple):
     """What a source's images say of every concept, for the complete pairs only."""
 
     matrix: sp.csr_matrix  # (pairs, k) float32
-    firings: Int[np.ndarray, "k"]
+    stats: ConceptStats  # images go by their position among the complete pairs
 
 
-def load_energies(artifact: Artifact, rows: Int[np.ndarray, "pairs"]) -> Energies:
+def load_energies(study: Study, artifact: Artifact, rows: Int[np.ndarray, "pairs"]) -> Energies:
     """The energies of the pairs at `rows`. Raises StudyError if a file is not whole."""
     try:
         matrix = sp.load_npz(artifact.folder / "energies.npz").tocsr()
-        firings = np.load(artifact.folder / "firings.npy", allow_pickle=False)
     except (ValueError, EOFError, OSError, KeyError) as error:
         raise StudyError(f"{artifact.folder}: energies are not whole ({error}); delete the folder and run again") from None
-    return Energies(matrix[rows], firings)
+    return Energies(matrix[rows], ConceptStats.load(gather_statistics(study, artifact, rows).folder / "statistics.npz"))
+
+
+def gather_statistics(study: Study, energies: Artifact, rows: Int[np.ndarray, "pairs"]) -> Artifact:
+    """Statistics of the images at `rows`, which go by their position among them, kept as `statistics.npz`."""
+    inputs = {"energies": energies.fingerprint, "rows": fingerprint_of(rows.tolist())}
+    folder = study.folder / "statistics" / energies.folder.name
+    artifact = Artifact(folder, study.name, {"tokens": study.analysis.tokens}, inputs, ("concepts", "statistics"))
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    codes = TokenCodes(energies)
+    stats = ConceptStats.empty(energies.facts["n_concepts"])
+    chosen = codes.layout.selection(study.analysis.tokens)
+    for first, indices, values in zip(codes.starts, codes.indices, codes.values, strict=False):
+        ids = np.flatnonzero((rows >= first) & (rows < first + len(indices)))
+        local = rows[ids] - first
+        stats.add(indices[local][:, chosen], values[local][:, chosen], ids)
+    stats.save(artifact.folder / "statistics.npz")
+    artifact.finish(n_images=stats.n_images)
+    return artifact
 
 
 class TokenCodes:
@@ -94,8 +117,8 @@ class TokenCodes:
 
     def __init__(self, artifact: Artifact):
         self.layout = TokenLayout(**artifact.facts["layout"])
-        self.indices = [np.load(p, mmap_mode="r") for p in sorted(artifact.folder.glob("shard-*.indices.npy"))]
-        self.values = [np.load(p, mmap_mode="r") for p in sorted(artifact.folder.glob("shard-*.values.npy"))]
+        self.indices = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.indices.npy"))]
+        self.values = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.values.npy"))]
         self.starts = np.cumsum([0, *(len(shard) for shard in self.indices)])
 
     def heatmap(self, row: int, concept: int) -> Float[np.ndarray, "side side"]:
@@ -106,13 +129,6 @@ class TokenCodes:
         fires = self.indices[shard][local, patches] == concept
         values = np.where(fires, self.values[shard][local, patches].astype(np.float32), 0).sum(axis=-1)
         return values.reshape(self.layout.patches_per_side, -1)
-
-
-def top_images(matrix: sp.csr_matrix, concept: int, n: int) -> Int[np.ndarray, "m"]:
-    """Rows of the at most n images with the most energy of a concept, strongest first; only images where it fires."""
-    column = matrix[:, [concept]].tocoo()
-    order = np.lexsort((column.row, -column.data))
-    return column.row[order[:n]]
 
 
 def cooccurrence(matrix: sp.csr_matrix) -> sp.csr_matrix:
@@ -153,10 +169,3 @@ def roc_areas(scores: Float[np.ndarray, "n"], present: np.ndarray) -> Float[np.n
     n_absent = len(scores) - n_present
     with np.errstate(invalid="ignore", divide="ignore"):
         return (ranks @ present - n_present * (n_present + 1) / 2) / (n_present * n_absent)
-
-
-def hull_distances(sae_folder: Path) -> Float[np.ndarray, "k"]:
-    """How far each atom lies from its point in the convex hull of the candidates: ||Lambda_k||, times the feature's unit."""
-    from blindspots_lib.sae import load_sae
-
-    return load_sae(sae_folder).dictionary.relaxation.detach().norm(dim=1).numpy()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from blindspots_lib.blindspots import ranked_deltas
-from blindspots_lib.concepts import cooccurrence, top_images
+from blindspots_lib.concepts import cooccurrence
 from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.memorization import extreme_pairs
 from blindspots_lib.plotting import NAMED_FROM, embed_dictionary
@@ -74,12 +74,17 @@ def concept_cell(results: Results, source: str, position: int, concept: int, str
     return Cell(results.images[source][pair_id], title, heatmap, strength)
 
 
+def top_images(results: Results, source: str, concept: int, n: int) -> list[int]:
+    """Positions among the complete pairs of the at most n images with the most of a concept, strongest first."""
+    return [int(position) for position in results.energies[source].stats.top_ids[concept, :n] if position >= 0]
+
+
 def concept_strength(results: Results, concept: int) -> float:
     """The scale of a concept's heatmaps: its strongest token code on its strongest images of any source."""
     peaks = [0.0]
-    for source, energies in results.energies.items():
-        for position in top_images(energies.matrix, concept, 3):
-            peaks.append(float(results.codes[source].heatmap(int(results.rows[source][position]), concept).max()))
+    for source, codes in results.codes.items():
+        for position in top_images(results, source, concept, 3):
+            peaks.append(float(codes.heatmap(int(results.rows[source][position]), concept).max()))
     return max(peaks)
 
 
@@ -97,8 +102,8 @@ def concept_label(results: Results, concept: int, model: str | None = None) -> s
 def top_cells(results: Results, source: str, concept: int, n: int) -> list[Cell | None]:
     """The n images of a source with the most of a concept; empty places where it fires on fewer."""
     strength = concept_strength(results, concept)
-    found = top_images(results.energies[source].matrix, concept, n)
-    cells: list[Cell | None] = [concept_cell(results, source, int(p), concept, strength) for p in found]
+    found = top_images(results, source, concept, n)
+    cells: list[Cell | None] = [concept_cell(results, source, position, concept, strength) for position in found]
     return cells + [None] * (n - len(cells))
 
 

@@ -1,6 +1,7 @@
 """Backbone tokens: one image transform, one forward pass, the same for real and generated images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,8 @@ class TokenLayout(NamedTuple):
         return slice(1 + self.n_registers, None)
 
     def selection(self, tokens: str) -> slice:
-        """The positions of `tokens`: "patches" or "all"."""
-        return self.patches if tokens == "patches" else slice(None)
+        """The positions of `tokens`: "patches", "cls" or "all"."""
+        return {"patches": self.patches, "cls": slice(0, 1), "all": slice(None)}[tokens]
 
 
 def image_transform(backbone: Backbone):
@@ -95,7 +96,7 @@ class TokenExtractor:
 def features_artifact(study: Study, source: str, images: Artifact) -> Artifact:
     """The output folder of `extract_tokens`; `source` is "real" or a model's name."""
     inputs = {"images": images.fingerprint, "backbone": folder_fingerprint(resolve(study.backbone.path))}
-    config = study.backbone.model_dump(exclude={"batch_size"})
+    config = study.backbone.model_dump(exclude={"batch_size", "keep_tokens"})
     return Artifact(study.folder / "features" / source, study.name, config, inputs, ("features",))
 
 
@@ -108,47 +109,42 @@ def extract_tokens(study: Study, source: str, images: Artifact) -> Artifact:
     extractor = TokenExtractor(study.backbone)
     for index, path in enumerate(tqdm(shards_of(images), desc=f"tokens, {source}", unit="shard")):
         target = shard_path(artifact.folder, index, "npy")
-        if target.exists():
-            continue
-        rows = read_shard(path, ["pair_id", "image"])
-        tokens = np.full((len(rows), extractor.layout.n_tokens, extractor.layout.width), np.nan, np.float16)
-        present = [position for position, row in enumerate(rows) if row["image"] is not None]
-        for start in range(0, len(present), study.backbone.batch_size):
-            chosen = present[start : start + study.backbone.batch_size]
-            tokens[chosen] = extractor(
-                [decode_image(rows[i]["image"]["bytes"], f"image of pair {rows[i]['pair_id']!r} in {path}") for i in chosen]
-            )
-        save_array(target, tokens)
+        if not target.exists():
+            save_array(target, image_tokens(extractor, path, study.backbone.batch_size))
     artifact.finish(layout=extractor.layout._asdict())
     return artifact
 
 
-def save_array(path, array: np.ndarray) -> None:
+def image_tokens(extractor: TokenExtractor, path: Path, batch_size: int) -> Float16[np.ndarray, "b t d"]:
+    """The tokens of all images in one shard of pairs or generations; NaN where there is no image."""
+    rows = read_shard(path, ["pair_id", "image"])
+    tokens = np.full((len(rows), extractor.layout.n_tokens, extractor.layout.width), np.nan, np.float16)
+    present = [position for position, row in enumerate(rows) if row["image"] is not None]
+    for start in range(0, len(present), batch_size):
+        chosen = present[start : start + batch_size]
+        tokens[chosen] = extractor(
+            [decode_image(rows[i]["image"]["bytes"], f"image of pair {rows[i]['pair_id']!r} in {path}") for i in chosen]
+        )
+    return tokens
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
     with replacing(path) as partial, open(partial, "wb") as file:
         np.save(file, array)
 
 
-def layout_of(features: Artifact) -> TokenLayout:
-    return TokenLayout(**features.facts["layout"])
-
-
-def token_shards(features: Artifact) -> Iterator[Float16[np.ndarray, "b t d"]]:
-    """The shards of tokens in order, memory-mapped."""
-    for path in sorted(features.folder.glob("shard-*.npy")):
-        try:
-            yield np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise StudyError(f"{path}: not a whole array ({error}); delete {path.parent} and run again") from None
-
-
-def load_tokens(features: Artifact) -> Float16[np.ndarray, "n t d"]:
-    """All tokens of a source in memory."""
-    return np.concatenate(list(token_shards(features)))
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file, memory-mapped. Raises StudyError if it is not whole."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StudyError(f"{path}: not a whole array ({error}); delete {path.parent} and run again") from None
 
 
 def training_corpus_artifact(study: Study) -> Artifact:
     """The output folder of `embed_training_corpus`."""
-    config = {"corpus": study.training_corpus.model_dump(), "backbone": study.backbone.model_dump(exclude={"batch_size"})}
+    backbone = study.backbone.model_dump(exclude={"batch_size", "keep_tokens"})
+    config = {"corpus": study.training_corpus.model_dump(), "backbone": backbone}
     inputs = {"backbone": folder_fingerprint(resolve(study.backbone.path))}
     return Artifact(study.folder / "features" / "training-corpus", study.name, config, inputs, ("features", "scenes"))
 

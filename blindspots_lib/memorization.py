@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from blindspots_lib.artifacts import Artifact
-from blindspots_lib.features import image_descriptor, layout_of, token_shards
+from blindspots_lib.features import image_descriptor, open_array
+from blindspots_lib.tokens import TokenSource
 
 
 def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
@@ -34,15 +35,14 @@ class Neighbours(NamedTuple):
     index: Int[np.ndarray, "n"]  # in the training corpus
 
 
-def nearest_training_images(features: Artifact, corpus: Artifact, rows: Int[np.ndarray, "n"]) -> Neighbours:
+def nearest_training_images(tokens: TokenSource, corpus: Artifact, rows: Int[np.ndarray, "n"]) -> Neighbours:
     """Exact search by `image_descriptor` over the whole training corpus, for the images at `rows`."""
     import faiss
 
-    layout = layout_of(features)
-    queries = np.concatenate([image_descriptor(shard, layout) for shard in token_shards(features)])[rows]
+    queries = np.concatenate([image_descriptor(shard, tokens.layout) for shard in tokens])[rows]
     index = faiss.IndexFlatIP(queries.shape[1])
-    for shard in token_shards(corpus):
-        index.add(np.ascontiguousarray(shard, dtype=np.float32))
+    for path in sorted(corpus.folder.glob("shard-*.npy")):
+        index.add(np.ascontiguousarray(open_array(path), dtype=np.float32))
     similarity, neighbours = index.search(np.ascontiguousarray(queries, dtype=np.float32), 1)
     return Neighbours(similarity[:, 0], neighbours[:, 0])
 

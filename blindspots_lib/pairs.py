@@ -90,6 +90,11 @@ def shards_of(artifact: Artifact) -> list[Path]:
     return sorted(artifact.folder.glob("shard-*.parquet"))
 
 
+def count_images(path: Path) -> int:
+    """How many rows of one Parquet file have an image."""
+    return sum(row["image"] is not None for row in read_shard(path, ["image"]))
+
+
 def pairs_artifact(study: Study) -> Artifact:
     """The output folder of `collect_pairs`."""
     inputs = {} if isinstance(study.pairs, ScenePairs) else {"files": folder_fingerprint(resolve(study.pairs.path))}

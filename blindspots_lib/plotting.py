@@ -211,6 +211,24 @@ def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radiu
     return figure
 
 
+def plot_stability(table: pd.DataFrame) -> Figure:
+    """Mean cosine of matched living atoms, a point for each two trainings: from the same start, and from independent ones."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    starts = {"same": "same k-means,\nother order of the tokens", "independent": "independent k-means"}
+    colours = {"RA-SAE": MODEL_COLOURS[0], "TopK": MODEL_COLOURS[1], "k-means": REAL_COLOUR}
+    for offset, (kind, colour) in zip((-0.12, 0.12, 0.3), colours.items(), strict=True):
+        for place, start in enumerate(starts):
+            values = table.loc[(table["kind"] == kind) & (table["start"] == start), "mean_cosine"]
+            if len(values):
+                label = f"{kind}, untrained" if kind == "k-means" else kind
+                axis.plot([place + offset] * len(values), values, "o", color=colour, markersize=4, label=label if place else None)
+                axis.hlines(values.mean(), place + offset - 0.07, place + offset + 0.07, color=colour, linewidth=2)
+    axis.set(xlim=(-0.5, 1.6), ylim=(None, 1.005), ylabel="mean cosine of matched atoms")
+    axis.set_xticks(range(len(starts)), starts.values())
+    axis.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
     """Distribution over pairs of the datapoint difference (signed, near 0.5) and of the energy distance."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")

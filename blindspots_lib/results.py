@@ -9,11 +9,13 @@ import pandas as pd
 from blindspots_lib.artifacts import Artifact, replacing
 from blindspots_lib.blindspots import concept_table
 from blindspots_lib.concepts import Energies, TokenCodes, association_names, compute_energies, load_energies
-from blindspots_lib.features import embed_training_corpus, extract_tokens
+from blindspots_lib.features import embed_training_corpus
 from blindspots_lib.generation import generate_images
 from blindspots_lib.memorization import datapoint_table, nearest_training_images
 from blindspots_lib.pairs import ImageStore, PairTable, collect_pairs, complete_pairs, read_pair_table
+from blindspots_lib.stability import compare_runs, describe_runs, train_runs
 from blindspots_lib.study import Study
+from blindspots_lib.tokens import TokenSource, open_tokens
 from blindspots_lib.training import fit_sae
 
 Sources = dict[str, Artifact]  # "real" and the models' names, in the study's order
@@ -25,20 +27,21 @@ def collect_images(study: Study) -> Sources:
     return {"real": pairs, **{model.name: generate_images(study, model, pairs) for model in study.models}}
 
 
-def collect_features(study: Study) -> Sources:
+def collect_tokens(study: Study) -> dict[str, TokenSource]:
     """Stage 2: the backbone's tokens of all images."""
-    return {source: extract_tokens(study, source, images) for source, images in collect_images(study).items()}
+    return {source: open_tokens(study, source, images) for source, images in collect_images(study).items()}
 
 
 def collect_sae(study: Study) -> Artifact:
     """Stage 3: the SAE, trained on the real images' tokens."""
-    return fit_sae(study, collect_features(study)["real"])
+    return fit_sae(study, collect_tokens(study)["real"])
 
 
 def collect_energies(study: Study) -> Sources:
     """Stage 4: codes and energies of all images."""
-    features, sae = collect_features(study), collect_sae(study)
-    return {source: compute_energies(study, source, tokens, sae) for source, tokens in features.items()}
+    tokens = collect_tokens(study)
+    sae = fit_sae(study, tokens["real"])
+    return {source: compute_energies(study, source, of_source, sae) for source, of_source in tokens.items()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Results:
 
     @cached_property
     def energies(self) -> dict[str, Energies]:
-        return {source: load_energies(artifact, self.rows[source]) for source, artifact in self.energy_artifacts.items()}
+        artifacts = self.energy_artifacts
+        return {source: load_energies(self.study, artifact, self.rows[source]) for source, artifact in artifacts.items()}
 
     @cached_property
     def codes(self) -> dict[str, TokenCodes]:
@@ -94,12 +98,26 @@ class Results:
     def concepts(self) -> pd.DataFrame:
         """One row a concept, kept as `concepts.parquet`."""
         inputs = {source: artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
-        artifact = self.table_artifact("concepts", self.study.analysis.model_dump(), inputs, ("blindspots", "concepts"))
+        code = ("blindspots", "concepts", "statistics")
+        artifact = self.table_artifact("concepts", self.study.analysis.model_dump(), inputs, code)
         return self.table(artifact, self.build_concepts)
 
     def build_concepts(self) -> pd.DataFrame:
         names = association_names(self.energies["real"].matrix, self.pairs, self.rows["real"])
         return concept_table(self.energies, self.study.analysis, names)
+
+    @cached_property
+    def stability(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """One row for each two SAEs compared, kept as `stability.parquet`; one for each SAE, as `dictionaries.parquet`."""
+        tokens = collect_tokens(self.study)["real"]
+        runs = train_runs(self.study, tokens)
+        inputs = {f"{run.kind}/{run.start}/{run.number}": run.artifact.fingerprint for run in runs}
+        code = ("stability", "quality", "sae", "dictionaries", "topk")
+        tables = {"stability": compare_runs, "dictionaries": describe_runs}
+        return tuple(
+            self.table(self.table_artifact(name, {}, inputs, code), lambda build=build: build(self.study, tokens, runs))
+            for name, build in tables.items()
+        )
 
     @cached_property
     def datapoints(self) -> pd.DataFrame:
@@ -113,8 +131,8 @@ class Results:
         neighbours = {}
         if self.study.training_corpus:
             corpus = embed_training_corpus(self.study)
-            for source, features in collect_features(self.study).items():
-                neighbours[source] = nearest_training_images(features, corpus, self.rows[source])
+            for source, tokens in collect_tokens(self.study).items():
+                neighbours[source] = nearest_training_images(tokens, corpus, self.rows[source])
         matrices = {source: energies.matrix for source, energies in self.energies.items()}
         return datapoint_table(self.pair_ids, matrices, neighbours)
 

@@ -1,81 +1,68 @@
-"""The energy model's second half: a top-k sparse autoencoder with a relaxed archetypal dictionary (RA-SAE).
+"""The energy model's second half: a top-k sparse autoencoder (SAE), with a relaxed archetypal dictionary (RA-SAE) or a free one.
 
-Source: Fel et al., "Archetypal SAE", ICML 2025 (arXiv 2502.12892).
+Sources: Gao et al., "Scaling and evaluating sparse autoencoders", 2024 (arXiv 2406.04093); Fel et al., "Archetypal SAE",
+ICML 2025 (arXiv 2502.12892).
 
 Shape letters of the project: b images, t tokens, d features, k concepts, n tokens of any images, c candidates,
 a active concepts of a token.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blindspots_lib.dictionaries import (
+    Codes,
+    DenseArchetypalDictionary,
+    Dictionary,
+    FreeDictionary,
+    LocalArchetypalDictionary,
+    firings_of,
+)
 from blindspots_lib.study import StudyError
+from blindspots_lib.topk import products_above, top_products
+
+DictionaryKind = Literal["dense", "local", "free"]
 
 
-class Codes(NamedTuple):
-    """Sparse codes of n tokens: the active concepts and how strongly each fires (>= 0; 0 if it does not)."""
-
-    indices: Int[Tensor, "n a"]
-    values: Float[Tensor, "n a"]
-
-
-class RelaxedArchetypalDictionary(nn.Module):
-    """D = W C + Lambda: atoms near the convex hull of the candidates.
-
-    C (c, d) holds the candidates and is fixed. The rows of W (k, c) lie on the simplex (>= 0, sum 1), the rows of
-    Lambda (k, d) are no longer than `radius`. Gradient steps leave those sets; `project` brings the parameters back.
-    """
-
-    def __init__(self, n_concepts: int, n_candidates: int, d: int, radius: float):
-        super().__init__()
-        self.radius = radius
-        self.register_buffer("candidates", torch.zeros(n_candidates, d))
-        self.weights = nn.Parameter(torch.zeros(n_concepts, n_candidates))
-        self.relaxation = nn.Parameter(torch.zeros(n_concepts, d))
-
-    def atoms(self) -> Float[Tensor, "k d"]:
-        return self.hull_points() + self.relaxation
-
-    def hull_points(self) -> Float[Tensor, "k d"]:
-        """W C, the atoms without their relaxation."""
-        return self.weights @ self.candidates
-
-    @torch.no_grad()
-    def start_from(self, candidates: Float[Tensor, "c d"]) -> None:
-        """Take these candidates; atom i starts at candidate i mod c."""
-        self.candidates.copy_(candidates)
-        rows = torch.arange(len(self.weights))
-        self.weights.zero_()[rows, rows % len(candidates)] = 1.0
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Rows of W onto the simplex (clip at 0, divide by the sum), rows of Lambda into the ball of `radius`."""
-        self.weights.clamp_(min=0)
-        total = self.weights.sum(dim=1, keepdim=True)
-        self.weights.copy_(torch.where(total > 0, self.weights / total, torch.full_like(self.weights, 1 / self.weights.shape[1])))
-        norms = self.relaxation.norm(dim=1, keepdim=True)
-        self.relaxation.mul_(torch.where(norms > self.radius, self.radius / norms, torch.ones_like(norms)))
+def make_dictionary(
+    kind: DictionaryKind, n_concepts: int, n_candidates: int, d: int, radius: float, n_neighbours: int
+) -> Dictionary:
+    """"dense" and "local" are archetypal: atoms mix all candidates, or the nearest `n_neighbours`; "free" is neither."""
+    if kind == "free":
+        return FreeDictionary(n_concepts, d)
+    if kind == "dense":
+        return DenseArchetypalDictionary(n_concepts, n_candidates, d, radius)
+    if n_neighbours > n_candidates:
+        raise StudyError(f"sae.n_neighbours = {n_neighbours}: must not exceed sae.n_candidates = {n_candidates}")
+    return LocalArchetypalDictionary(n_concepts, n_candidates, d, radius, n_neighbours)
 
 
 class TopKSAE(nn.Module, PyTorchModelHubMixin):
     """xi: tokens to codes of `n_concepts`, of which the `k` largest are kept and negative ones dropped.
 
-    codes z = TopK(relu(V x / s + v)), reconstruction x^ = z D, with D a `RelaxedArchetypalDictionary` and s the mean
-    length of a token, which keeps the encoder's weights of a size that suits the optimizer whatever the backbone.
+    codes z = TopK(relu(V x / s + v)), reconstruction x^ = z D, with s the mean length of a token, which keeps the
+    encoder's weights of a size that suits the optimizer whatever the backbone. With k = None all codes at or above
+    `threshold` are kept instead: an SAE that was trained by batch top-k (arXiv 2412.06410) is read so.
     """
 
-    def __init__(self, d: int, n_concepts: int, k: int, n_candidates: int, relaxation_radius: float = 1.0):
+    def __init__(
+        self, d: int, n_concepts: int, k: int | None, n_candidates: int, dictionary: DictionaryKind = "dense",
+        relaxation_radius: float = 1.0, n_neighbours: int = 32,
+    ):  # fmt: skip
         super().__init__()
+        if k is not None and k > n_concepts:
+            raise StudyError(f"sae.k = {k}: must not exceed sae.n_concepts = {n_concepts}")
         self.d, self.n_concepts, self.k = d, n_concepts, k
         self.register_buffer("token_length", torch.ones(()))
+        self.register_buffer("threshold", torch.zeros(()))
         self.encoder = nn.Linear(d, n_concepts)
-        self.dictionary = RelaxedArchetypalDictionary(n_concepts, n_candidates, d, relaxation_radius)
+        self.dictionary = make_dictionary(dictionary, n_concepts, n_candidates, d, relaxation_radius, n_neighbours)
 
     @torch.no_grad()
     def start_from(self, candidates: Float[Tensor, "c d"], token_length: float) -> None:
@@ -86,36 +73,39 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         """
         self.dictionary.start_from(candidates)
         self.token_length.fill_(token_length)
-        atoms = self.dictionary.atoms()
-        self.encoder.weight.copy_(F.normalize(atoms, dim=1) / self.k)
+        starts = candidates[torch.arange(self.n_concepts) % len(candidates)]
+        self.encoder.weight.copy_(F.normalize(starts, dim=1) / (self.k or 1))
         self.encoder.bias.zero_()
 
-    def preactivations(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def scaled(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Tokens in the encoder's unit. Raises StudyError if their width is not the SAE's or any is not finite."""
         if tokens.shape[-1] != self.d:
             raise StudyError(
                 f"SAE: made for tokens of width {self.d}, got width {tokens.shape[-1]}; "
                 "use the backbone it was trained on, or train it again"
             )
-        return self.encoder(tokens / self.token_length)
+        if not torch.isfinite(tokens).all():
+            raise StudyError("SAE: its tokens hold NaN or infinity; are the features whole?")
+        return tokens / self.token_length
 
-    def encode(self, tokens: Float[Tensor, "n d"]) -> Codes:
-        """The k strongest concepts of each token. Raises StudyError if the width is not the SAE's."""
-        return top_codes(self.preactivations(tokens), self.k)
+    @torch.no_grad()
+    def encode(self, tokens: Float[Tensor, "n d"], search: torch.dtype | None = None) -> Codes:
+        """The k strongest concepts of each token, found without dense codes; see `scaled` for what is refused.
 
+        With `search`, they are looked for by products in that dtype; their values are in the tokens' own.
+        """
+        scaled, weight, bias = self.scaled(tokens), self.encoder.weight.detach(), self.encoder.bias.detach()
+        if self.k is None:
+            found = products_above(scaled, weight, bias, self.threshold.item())
+        else:
+            found = top_products(scaled, weight, bias, self.k, search)
+        return Codes(found.indices, F.relu(found.values))
+
+    @torch.no_grad()
     def forward(self, tokens: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Codes]:
         """Reconstruction and codes."""
         codes = self.encode(tokens)
-        return decode(codes, self.dictionary.atoms()), codes
-
-
-def top_codes(preactivations: Float[Tensor, "n k"], k: int) -> Codes:
-    values, indices = preactivations.topk(k, dim=-1)
-    return Codes(indices, F.relu(values))
-
-
-def decode(codes: Codes, atoms: Float[Tensor, "k d"]) -> Float[Tensor, "n d"]:
-    """x^ = sum over the active concepts of value times atom; touches nothing but the active atoms."""
-    return F.embedding_bag(codes.indices, atoms, per_sample_weights=codes.values.to(atoms.dtype), mode="sum")
+        return self.dictionary.decoding(codes, firings_of(codes)).reconstruction, codes
 
 
 def load_sae(folder: Path) -> TopKSAE:

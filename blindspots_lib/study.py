@@ -69,36 +69,51 @@ class Backbone(Part):
     resize: Count  # short side after resizing, pixels
     crop: Count  # side of the centre crop, pixels
     batch_size: Count = 100
+    keep_tokens: bool = True  # store all tokens; false: make them again in every stage that reads them
 
 
 class SAEConfig(Part):
-    """The relaxed archetypal SAE and its training."""
+    """The sparse autoencoder and its training."""
 
     n_concepts: Count  # K
     k: Count  # active concepts a token
-    n_candidates: Count  # C, k-means centroids that atoms are made of
+    dictionary: Literal["dense", "local", "free"] = "dense"  # atoms mix all candidates, the nearest ones, or are free (no RA-SAE)
+    n_candidates: Count  # C, k-means centroids that atoms are made of, or start at
+    n_neighbours: Count = 32  # m, candidates that an atom of a local dictionary mixes
     relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # longest row of Lambda
+    tokens: Literal["all", "patches", "cls"] = "all"  # which tokens of an image it learns from
     n_steps: Count  # optimizer steps
     batch_size: Count = 2048  # tokens a step
+    buffer_size: Count = 262_144  # tokens held in memory and shuffled together
+    points_per_candidate: Count = 128  # tokens a centroid that k-means sees
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the products with V and C; parameters are float32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     auxiliary_weight: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
     dead_after: Count = 20  # steps without firing until a concept counts as dead
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0  # of the order of the tokens
+    kmeans_seed: Annotated[int, Field(ge=0)] = 0  # of the candidates
     checkpoint_every: Count = 200  # steps
 
 
 class Analysis(Part):
     """How energies become blindspots."""
 
-    tokens: Literal["patches", "all"] = "patches"  # whose codes are summed into an image's energy
+    tokens: Literal["patches", "all", "cls"] = "patches"  # whose codes are summed into an image's energy
     suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
     exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
     n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the pairs
     min_images: Count = 5  # a concept is ranked if it fires on at least so many images, real and generated together
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Stability(Part):
+    """SAEs trained again to see whether the same concepts come again."""
+
+    n_runs: Annotated[int, Field(ge=2)] = 3  # of each kind and start
+    n_steps: Count  # of each training
 
 
 class Study(Part):
@@ -114,6 +129,7 @@ class Study(Part):
     models: Annotated[tuple[TextToImageModel, ...], Field(min_length=1)]
     backbone: Backbone
     sae: SAEConfig
+    stability: Stability | None = None
     analysis: Analysis = Analysis()
 
     @model_validator(mode="after")
@@ -126,6 +142,10 @@ class Study(Part):
             raise ValueError("models: the name 'real' is taken by the real images; choose another")
         if self.sae.k > self.sae.n_concepts:
             raise ValueError(f"sae.k = {self.sae.k}: must not exceed sae.n_concepts = {self.sae.n_concepts}")
+        if self.sae.dictionary == "local" and self.sae.n_neighbours > self.sae.n_candidates:
+            raise ValueError(
+                f"sae.n_neighbours = {self.sae.n_neighbours}: must not exceed sae.n_candidates = {self.sae.n_candidates}"
+            )
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
         scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None

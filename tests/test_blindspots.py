@@ -16,6 +16,7 @@ from blindspots_lib.blindspots import (
     ranked_deltas,
 )
 from blindspots_lib.concepts import Energies
+from blindspots_lib.statistics import ConceptStats
 from blindspots_lib.study import Analysis
 
 ANALYSIS = Analysis(n_bootstrap=400, min_images=2)
@@ -75,15 +76,24 @@ def test_bootstrap_draws_as_many_pairs_as_there_are():
     np.testing.assert_allclose(weights * 17, np.round(weights * 17))
 
 
+def one_token_images(codes: list[list[float]]) -> Energies:
+    """The energies of images of a single token each, by its codes."""
+    values = np.array(codes, np.float16)[:, None]
+    stats = ConceptStats.empty(values.shape[-1])
+    stats.add(np.broadcast_to(np.arange(values.shape[-1], dtype=np.uint32), values.shape), values, np.arange(len(values)))
+    return Energies(sparse(codes), stats)
+
+
 def test_table_ranks_only_concepts_seen_often_enough():
     energies = {
-        "real": Energies(sparse([[1, 0, 0, 0], [1, 1, 0, 0]]), np.array([4, 1, 0, 0])),
-        "one": Energies(sparse([[3, 0, 2, 0], [0, 0, 2, 0]]), np.array([2, 0, 5, 0])),
+        "real": one_token_images([[1, 0, 0, 0], [1, 1, 0, 0]]),
+        "one": one_token_images([[3, 0, 2, 0], [0, 0, 2, 0]]),
     }
     table = concept_table(energies, ANALYSIS, [("dvd", 0.9), ("", np.nan), ("wood", 0.8), ("", np.nan)])
     assert table["delta_one"].round(3).tolist()[:3] == [0.6, 0.0, 1.0]
     assert np.isnan(table["delta_one"][3])
     assert table["ranked_one"].tolist() == [True, False, True, False]
+    assert table["firings"].tolist() == [2, 1, 0, 0]
     assert ranked_deltas(table, "one").to_dict() == {0: pytest.approx(0.6), 2: 1.0}
 
 

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from blindspots_lib.artifacts import Artifact
 from blindspots_lib.features import TokenLayout, image_descriptor, save_array
 from blindspots_lib.memorization import datapoint_delta, energy_distance, extreme_pairs, nearer_than_real, nearest_training_images
+from blindspots_lib.tokens import StoredTokens
 
 
 @pytest.fixture
@@ -54,19 +55,19 @@ def test_nearest_training_image_matches_a_full_search(tmp_path):
     corpus_tokens, tokens = rng.normal(size=(20, 6, 3)), rng.normal(size=(5, 6, 3))
     tokens[3] = corpus_tokens[11]
 
-    def store(name, arrays):
+    def store(name, arrays, dtype):
         artifact = Artifact(tmp_path / name, "study", {}, {}, ("features",))
         artifact.begin()
         for index, array in enumerate(arrays):
-            save_array(artifact.folder / f"shard-{index:05d}.npy", array.astype(np.float32))
+            save_array(artifact.folder / f"shard-{index:05d}.npy", array.astype(dtype))
         artifact.finish(layout=layout._asdict())
         return artifact
 
     known = image_descriptor(corpus_tokens, layout)
-    features = store("features", [tokens[:3], tokens[3:]])
-    corpus = store("corpus", [known[:8], known[8:]])
-    found = nearest_training_images(features, corpus, np.array([1, 3, 4]))
-    similarity = image_descriptor(tokens, layout)[[1, 3, 4]] @ known.T
+    features = store("features", [tokens[:3], tokens[3:]], np.float16)
+    corpus = store("corpus", [known[:8], known[8:]], np.float32)
+    found = nearest_training_images(StoredTokens(features), corpus, np.array([1, 3, 4]))
+    similarity = image_descriptor(tokens.astype(np.float16), layout)[[1, 3, 4]] @ known.T
     np.testing.assert_array_equal(found.index, similarity.argmax(axis=1))
     np.testing.assert_allclose(found.similarity, similarity.max(axis=1), rtol=1e-5)
     assert found.index[1] == 11

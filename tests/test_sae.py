@@ -1,12 +1,17 @@
 import pytest
 import torch
 
-from blindspots_lib.sae import Codes, RelaxedArchetypalDictionary, TopKSAE, decode, load_sae, top_codes
+from blindspots_lib.dictionaries import Codes, DenseArchetypalDictionary, LocalArchetypalDictionary, decode, nearest_candidates
+from blindspots_lib.sae import TopKSAE, load_sae
 from blindspots_lib.study import StudyError
 
 
-def test_top_codes_keep_the_largest_and_drop_negatives():
-    codes = top_codes(torch.tensor([[0.1, -3.0, 2.0, 0.5], [-1.0, -2.0, -0.5, 4.0]]), k=2)
+def test_codes_keep_the_largest_and_drop_negatives():
+    sae = TopKSAE(d=4, n_concepts=4, k=2, n_candidates=1, dictionary="free")
+    with torch.no_grad():
+        sae.encoder.weight.copy_(torch.eye(4))
+        sae.encoder.bias.zero_()
+    codes = sae.encode(torch.tensor([[0.1, -3.0, 2.0, 0.5], [-1.0, -2.0, -0.5, 4.0]]))
     assert codes.indices.tolist() == [[2, 3], [3, 2]]
     assert codes.values.tolist() == [[2.0, 0.5], [4.0, 0.0]]
 
@@ -18,7 +23,7 @@ def test_decode_adds_value_times_atom():
 
 
 def test_projection_worked_out_by_hand():
-    dictionary = RelaxedArchetypalDictionary(n_concepts=3, n_candidates=2, d=2, radius=1.0)
+    dictionary = DenseArchetypalDictionary(n_concepts=3, n_candidates=2, d=2, radius=1.0)
     with torch.no_grad():
         dictionary.weights.copy_(torch.tensor([[3.0, 1.0], [-2.0, 5.0], [-1.0, -1.0]]))
         dictionary.relaxation.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]))
@@ -36,23 +41,65 @@ def test_start_puts_atoms_on_candidates_and_codes_are_a_kth_of_the_cosine():
     assert torch.equal(sae.dictionary.atoms(), candidates)
     tokens = 3 * torch.nn.functional.normalize(candidates, dim=1)
     cosines = torch.nn.functional.cosine_similarity(tokens[:, None], candidates[None], dim=-1)
-    assert torch.allclose(sae.preactivations(tokens), cosines / 2, atol=1e-6)
+    assert torch.allclose(sae.encoder(sae.scaled(tokens)), cosines / 2, atol=1e-6)
 
 
-def test_gradients_match_dense_autograd():
-    torch.manual_seed(1)
-    sae = TopKSAE(d=5, n_concepts=9, k=3, n_candidates=7).double()
-    sae.start_from(torch.randn(7, 5, dtype=torch.float64), token_length=2.0)
-    x = torch.randn(11, 5, dtype=torch.float64)
-    sae(x)[0].sub(x).square().mean().backward()
-    sparse = {name: p.grad.clone() for name, p in sae.named_parameters()}
-    sae.zero_grad()
-    z = sae.preactivations(x)
-    kept = torch.zeros_like(z).scatter(1, z.topk(3).indices, 1.0)
-    dense = (z.relu() * kept) @ (sae.dictionary.weights @ sae.dictionary.candidates + sae.dictionary.relaxation)
-    dense.sub(x).square().mean().backward()
-    for name, p in sae.named_parameters():
-        assert torch.allclose(sparse[name], p.grad, atol=1e-12), name
+def test_neighbours_are_the_nearest_candidates_oneself_first():
+    candidates = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 9.0], [1.0, 0.0], [0.4, 0.0]])
+    assert nearest_candidates(candidates, 3).tolist() == [[0, 4, 1], [1, 3, 4], [2, 1, 3], [3, 1, 4], [4, 0, 1]]
+
+
+def test_local_dictionary_with_all_candidates_is_the_dense_one():
+    torch.manual_seed(0)
+    candidates, codes = torch.randn(6, 4), Codes(torch.tensor([[0, 7], [3, 1]]), torch.rand(2, 2))
+    dense, local = DenseArchetypalDictionary(8, 6, 4, 0.5), LocalArchetypalDictionary(8, 6, 4, 0.5, n_neighbours=6)
+    dense.start_from(candidates)
+    local.start_from(candidates)
+    assert torch.equal(dense.atoms(), local.atoms())
+    with torch.no_grad():
+        dense.weights.copy_(torch.rand(8, 6))
+        local.weights.copy_(dense.weights.gather(1, local.neighbours))
+    dense.project()
+    local.project()
+    torch.testing.assert_close(dense.atoms(), local.atoms())
+    torch.testing.assert_close(decode(codes, dense.atoms()), decode(codes, local.atoms()))
+
+
+@pytest.mark.parametrize("kind", ["dense", "local", "free"])
+def test_forward_decodes_the_active_atoms(kind):
+    torch.manual_seed(0)
+    sae = TopKSAE(d=4, n_concepts=9, k=2, n_candidates=6, dictionary=kind, n_neighbours=3)
+    sae.start_from(torch.randn(6, 4), token_length=2.0)
+    reconstruction, codes = sae(torch.randn(5, 4))
+    torch.testing.assert_close(reconstruction, decode(codes, sae.dictionary.atoms()))
+
+
+def test_without_k_every_code_at_or_above_the_threshold_is_kept():
+    sae = TopKSAE(d=3, n_concepts=3, k=None, n_candidates=1, dictionary="free")
+    with torch.no_grad():
+        sae.encoder.weight.copy_(torch.eye(3))
+        sae.encoder.bias.zero_()
+        sae.threshold.fill_(0.5)
+    codes = sae.encode(torch.tensor([[0.5, 2.0, 0.7], [0.4, -3.0, 0.6], [0.0, 0.0, 0.0]]))
+    assert decode(codes, torch.eye(3)).tolist() == [[0.5, 2.0, pytest.approx(0.7)], [0, 0, pytest.approx(0.6)], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"k": 9}, "sae.k = 9: must not exceed sae.n_concepts = 8"),
+        ({"dictionary": "local", "n_neighbours": 7}, "sae.n_neighbours = 7: must not exceed sae.n_candidates = 6"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(shape, message):
+    with pytest.raises(StudyError, match=message):
+        TopKSAE(**{"d": 4, "n_concepts": 8, "k": 2, "n_candidates": 6} | shape)
+
+
+def test_tokens_that_are_not_finite_are_refused():
+    sae = TopKSAE(d=2, n_concepts=4, k=2, n_candidates=4)
+    with pytest.raises(StudyError, match="its tokens hold NaN or infinity"):
+        sae.encode(torch.tensor([[1.0, float("nan")]]))
 
 
 def test_width_that_does_not_fit_is_named():
@@ -61,13 +108,15 @@ def test_width_that_does_not_fit_is_named():
         sae.encode(torch.zeros(3, 768))
 
 
-def test_saved_and_loaded_gives_the_same_codes(tmp_path):
-    sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=5, relaxation_radius=0.5)
+@pytest.mark.parametrize("kind", ["dense", "local", "free"])
+def test_saved_and_loaded_gives_the_same_codes(tmp_path, kind):
+    sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=5, dictionary=kind, relaxation_radius=0.5, n_neighbours=3)
     sae.start_from(torch.randn(5, 4), token_length=2.0)
     sae.save_pretrained(tmp_path)
     again, x = load_sae(tmp_path), torch.randn(10, 4)
     assert torch.equal(again.encode(x).indices, sae.encode(x).indices)
-    assert again.dictionary.radius == 0.5
+    assert torch.equal(again(x)[0], sae(x)[0])
+    assert kind == "free" or again.dictionary.radius == 0.5
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-20])
     with pytest.raises(StudyError, match="not a whole SAE"):

@@ -1,0 +1,83 @@
+"""Ratios against the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
+
+Names: archetypal, plain, tokens, encode, memory, statistics, growth; all of them if none is given.
+"""
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks import encoding, growth, training_steps
+from benchmarks.memory import peak_of
+from benchmarks.timing import Row
+from blindspots_lib.artifacts import code_revision, read_json, write_json
+from blindspots_lib.study import PROJECT_ROOT
+
+FOLDER = Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / "bench"
+
+
+def training_memory(n: int = 32_000) -> list[Row]:
+    """Peak memory of training at K = C = n, checkpoint included; Overcomplete's needs 20 GB."""
+    rows = []
+    for kind, bar in {"local": 2.0, "dense": 14.0}.items():
+        peak = peak_of(f"train_{kind}", n) / 1e9
+        rows.append(Row(f"peak memory of training, {kind} W, K = C = {n:,}", "Overcomplete RATopKSAE: 20 GB", [peak], bar, "GB"))
+    return rows
+
+
+def run_growth() -> list[Row]:
+    curves = growth.measure_growth()
+    figure = growth.plot_growth(curves)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FOLDER / "growth.png", dpi=150)
+    write_json(FOLDER / "growth.json", curves)
+    return growth.growth_rows(curves)
+
+
+BENCHMARKS = {
+    "archetypal": training_steps.run_archetypal, "plain": training_steps.run_plain,
+    "tokens": lambda: [training_steps.run_equal_tokens()], "encode": encoding.run_encode,
+    "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
+    "growth": run_growth,
+}  # fmt: skip
+
+
+def print_row(row: Row) -> None:
+    entry = row.as_json()
+    verdict = {None: "", True: "ok", False: "MISSED"}[row.passes]
+    spread = f"{entry['median']:10.2f} {row.unit:9}[{entry['min']:.2f}, {entry['max']:.2f}]"
+    bar = "" if row.bar is None else f"bar {row.bar:g}"
+    print(f"{row.what:86} {spread:36} {bar:9} {verdict}")
+    print("    against", "; ".join(filter(None, (row.against, row.note))), flush=True)
+
+
+def main(names: list[str]) -> None:
+    unknown = sorted(set(names) - BENCHMARKS.keys())
+    if unknown:
+        sys.exit(f"benchmarks: no benchmark {unknown[0]!r}; one of {', '.join(BENCHMARKS)}")
+    path = FOLDER / "ratios.json"
+    table = read_json(path)["rows"] if path.exists() else {}
+    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for name in names or BENCHMARKS:
+        for row in BENCHMARKS[name]():
+            print_row(row)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            table[f"{row.what}; against {row.against}"] = row.as_json() | {
+                "measured": now, "revision": code_revision(), "machine": machine,
+            }  # fmt: skip
+            write_json(path, {"rows": table})
+    print(f"written to {path}")
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+"""Encoding and statistics: ours against Overcomplete's encode and against the published scripts' arithmetic."""
+
+import numpy as np
+import torch
+
+from benchmarks.data import D, make_tokens
+from benchmarks.memory import peak_of
+from benchmarks.peers import PublishedStatistics, import_overcomplete
+from benchmarks.timing import Row, ratios, time_side_by_side
+from blindspots_lib.concepts import encode_images
+from blindspots_lib.formats import to_overcomplete
+from blindspots_lib.sae import TopKSAE
+from blindspots_lib.statistics import ConceptStats
+
+K_ACTIVE, N_TOKENS, N_TOP = 5, 2048, 10
+
+
+def make_sae(n_concepts: int, seed: int = 0) -> tuple[TopKSAE, torch.Tensor]:
+    """A top-k SAE whose encoder looks for tokens like those it gets, and such tokens."""
+    tokens, candidates = make_tokens(N_TOKENS, n_concepts, seed)
+    sae = TopKSAE(D, n_concepts, K_ACTIVE, n_candidates=1, dictionary="free")
+    sae.start_from(candidates, token_length=1.0)
+    return sae, tokens
+
+
+def make_peer(sae: TopKSAE):
+    peer = import_overcomplete().TopKSAE(D, sae.n_concepts, top_k=K_ACTIVE, dictionary_params={"normalization": "identity"})
+    peer.load_state_dict(to_overcomplete(sae))
+    return peer.eval()
+
+
+@torch.no_grad()
+def run_encode(n_concepts: int = 32_000) -> list[Row]:
+    """Encoding and top-5 without dense codes, in float32 and searched in bfloat16, against Overcomplete's in float32."""
+    sae, tokens = make_sae(n_concepts)
+    peer = make_peer(sae)
+    exact, coarse, theirs = sae.encode(tokens), sae.encode(tokens, torch.bfloat16), peer.encode(tokens)[1]
+    chosen = theirs.topk(K_ACTIVE)
+    assert torch.equal(chosen.indices.sort(dim=1).values, exact.indices.sort(dim=1).values), "indices differ"
+    agreement = (exact.indices.sort(dim=1).values == coarse.indices.sort(dim=1).values).all(dim=1).float().mean().item()
+    del theirs, chosen
+    seconds = time_side_by_side({
+        "peer": lambda: peer.encode(tokens), "float32": lambda: sae.encode(tokens),
+        "bfloat16": lambda: sae.encode(tokens, torch.bfloat16), "product": lambda: tokens @ sae.encoder.weight.T,
+        "product, bfloat16": product_in_bfloat16(sae, tokens),
+    }, repeats=9)  # fmt: skip
+    what, against = f"encode + top-5, {N_TOKENS:,} tokens, K = {n_concepts:,}", "Overcomplete TopKSAE.encode, float32"
+    agree = f"{agreement:.2%} of tokens with the same 5 concepts"
+    return [
+        Row(f"{what}, float32", against, ratios(seconds, "peer", "float32"), 2, note="same indices"),
+        Row(f"{what}, bfloat16", against, ratios(seconds, "peer", "bfloat16"), 4, note=agree),
+        *roofline(seconds, n_concepts),
+    ]
+
+
+def product_in_bfloat16(sae: TopKSAE, tokens: torch.Tensor):
+    x, weight = tokens.bfloat16(), sae.encoder.weight.detach().bfloat16()
+    return lambda: x @ weight.T
+
+
+def roofline(seconds: dict[str, list[float]], n_concepts: int) -> list[Row]:
+    """FLOP/s of `encode` as a share of what the bare product of the same shape and dtype reaches on this machine."""
+    flops = 2 * N_TOKENS * D * n_concepts
+    rows = []
+    for dtype, bare in (("float32", "product"), ("bfloat16", "product, bfloat16")):
+        rate = flops / np.median(seconds[bare]) / 1e9
+        share = [alone / whole for alone, whole in zip(seconds[bare], seconds[dtype], strict=True)]
+        what = f"roofline: encode's share of the bare product's rate, {dtype}"
+        rows.append(Row(what, "torch.matmul", share, None, note=f"the bare product reaches {rate:.0f} GFLOP/s"))
+    return rows
+
+
+def run_encode_memory(n_concepts: int = 32_000) -> Row:
+    """Transient memory of one encoding, dense codes over ours; each in a process of its own."""
+    peer = peak_of("encode_peer", n_concepts)
+    ours = max(peak_of("encode_ours", n_concepts), peak_of("encode_ours_bfloat16", n_concepts))
+    note = f"{peer / 1e6:.0f} MB against {ours / 1e6:.0f} MB (the greater of float32 and bfloat16)"
+    what = f"encode + top-5, transient memory, K = {n_concepts:,}"
+    return Row(what, "Overcomplete TopKSAE.encode, float32", [peer / ours], 10, note=note)
+
+
+@torch.no_grad()
+def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
+    """Energies, co-occurrence and top images from cached tokens, against the published scripts' arithmetic."""
+    sae, _ = make_sae(n_concepts)
+    peer = make_peer(sae)
+    tokens = make_tokens(n_images * 261, n_concepts)[0].view(n_images, 261, D).half()
+    stored = tokens.numpy()
+    codes = encode_images(sae, stored, torch.bfloat16)
+
+    def peer_codes():
+        return (peer.encode(ten.float().flatten(0, 1))[1].view(len(ten), 261, -1) for ten in tokens.split(10))
+
+    def published(batches=None) -> PublishedStatistics:
+        stats = PublishedStatistics(n_concepts, N_TOP)
+        for ten in batches or peer_codes():
+            stats.add(ten)
+        return stats
+
+    dense = list(peer_codes())
+
+    def ours(given=None) -> ConceptStats:
+        stats = ConceptStats.empty(n_concepts, N_TOP)
+        stats.add(*(given or encode_images(sae, stored, torch.bfloat16)), np.arange(n_images))
+        return stats
+
+    difference = check_statistics(published(dense), ours(encode_images(sae, stored)), n_images)
+    seconds = time_side_by_side({
+        "published, all": published, "ours, all": ours,
+        "published, sums": lambda: published(dense), "ours, sums": lambda: ours(codes),
+    })  # fmt: skip
+    what, against = f"statistics of {n_images} images, K = {n_concepts:,}", "the published scripts' arithmetic"
+    note = f"mean energies within {difference:.0e}, same top images"
+    return [
+        Row(f"{what}, from cached tokens", against, ratios(seconds, "published, all", "ours, all"), 30, note=note),
+        Row(f"{what}, accumulation alone", against, ratios(seconds, "published, sums", "ours, sums"), 1000, note=note),
+    ]
+
+
+def check_statistics(theirs: PublishedStatistics, ours: ConceptStats, n_images: int) -> float:
+    """Greatest relative difference of mean energies. Raises AssertionError if the two do not say the same."""
+    mean = theirs.energy.double().numpy() / n_images
+    difference = float(np.abs(ours.mean_energy() - mean).max() / mean.max())
+    assert difference < 1e-3, "mean energies differ"
+    assert np.array_equal(theirs.cooccurrence.numpy() > 0, ours.together.toarray() > 0), "other concepts fire together"
+    close = np.isclose(theirs.top_energies.numpy(), ours.top_energies, rtol=2e-3, atol=1e-4)
+    assert close.all(), "the top images have other energies"
+    return difference

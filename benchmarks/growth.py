@@ -1,0 +1,94 @@
+"""How time and memory grow: training steps with K, statistics with K and with the number of images (synthetic codes)."""
+
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.memory import peak_of
+from benchmarks.timing import Row
+from blindspots_lib.plotting import INK
+from blindspots_lib.statistics import ConceptStats
+
+CONCEPTS = (2_000, 4_000, 8_000, 16_000, 32_000)
+IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000)
+TOKENS, ACTIVE, SHARD = 261, 5, 250
+LINEAR = 1.15  # greatest exponent of a power law that still counts as linear
+
+
+def step_seconds(n_concepts: int, repeats: int = 5) -> float:
+    """Median seconds of a training step with local W and K = C = n."""
+    from benchmarks.data import make_tokens
+    from benchmarks.training_steps import BATCH, RATE, make_trainer
+
+    tokens, candidates = make_tokens(BATCH, n_concepts)
+    trainer = make_trainer(n_concepts, "local", candidates)
+    seconds = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        trainer.step(tokens, RATE)
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds[1:]))
+
+
+def synthetic_codes(n_concepts: int, n_images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of images that show 60 concepts each, rare ones rarely."""
+    frequent = (rng.random((n_images, 60)) ** 3 * n_concepts).astype(np.uint32)
+    which = rng.integers(0, 12, (n_images, TOKENS, 1)) * 5 + np.arange(ACTIVE)
+    indices = np.take_along_axis(frequent[:, None].repeat(TOKENS, axis=1), which, axis=2)
+    return indices, rng.random(indices.shape).astype(np.float16)
+
+
+def state_bytes(stats: ConceptStats) -> int:
+    arrays = [stats.energy.limbs, stats.squared_energy.limbs, stats.images, stats.firings, stats.top_energies, stats.top_ids,
+              stats.together.data, stats.together.indices, stats.together.indptr]  # fmt: skip
+    return sum(array.nbytes for array in arrays)
+
+
+def statistics_cost(n_concepts: int, n_images: int) -> tuple[float, int]:
+    """Seconds to add so many images shard by shard, without making their codes, and bytes of the state at the end."""
+    rng = np.random.default_rng(0)
+    stats, seconds = ConceptStats.empty(n_concepts), 0.0
+    for first in range(0, n_images, SHARD):
+        indices, values = synthetic_codes(n_concepts, SHARD, rng)
+        begin = time.perf_counter()
+        stats.add(indices, values, np.arange(first, first + SHARD))
+        seconds += time.perf_counter() - begin
+    return seconds, state_bytes(stats)
+
+
+def measure_growth() -> dict[str, dict[int, float]]:
+    """Each curve: what was varied -> the measurement."""
+    by_concepts = {n: statistics_cost(n, 1_000) for n in CONCEPTS}
+    by_images = {n: statistics_cost(32_000, n) for n in IMAGES}
+    return {
+        "training step, local W (s)": {n: step_seconds(n) for n in CONCEPTS},
+        "training, peak memory, local W (GB)": {n: peak_of("train_local", n) / 1e9 for n in CONCEPTS},
+        "statistics of 1,000 images (s)": {n: cost[0] for n, cost in by_concepts.items()},
+        "statistics' state, 1,000 images (GB)": {n: cost[1] / 1e9 for n, cost in by_concepts.items()},
+        "statistics, K = 32,000 (s)": {n: cost[0] for n, cost in by_images.items()},
+        "statistics' state, K = 32,000 (GB)": {n: cost[1] / 1e9 for n, cost in by_images.items()},
+    }
+
+
+def exponent(curve: dict[int, float]) -> float:
+    """p of the power law n^p through the curve, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(list(curve)), np.log(list(curve.values())), 1)[0])
+
+
+def growth_rows(curves: dict[str, dict[int, float]]) -> list[Row]:
+    against = "a line: exponent 1"
+    return [Row(f"growth of {name}", against, [exponent(curve)], LINEAR, "exponent") for name, curve in curves.items()]
+
+
+def plot_growth(curves: dict[str, dict[int, float]]) -> Figure:
+    """One panel a curve, both axes logarithmic, with the line of the same last point and slope 1."""
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), layout="constrained")
+    for axis, (name, curve) in zip(axes.T.ravel(), curves.items(), strict=True):
+        n, y = np.array(list(curve)), np.array(list(curve.values()))
+        axis.plot(n, y[-1] * n / n[-1], color="#999999", linewidth=1, linestyle="--", label="in proportion")
+        axis.plot(n, y, marker="o", markersize=4, color=INK, label=f"measured, exponent {exponent(curve):.2f}")
+        axis.set(xscale="log", yscale="log", title=name, xlabel="images" if "K = 32" in name else "concepts K")
+        axis.legend(frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,53 @@
+"""Side by side in one process: every repeat runs all contestants in turn, so that what slows the machine slows them all."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+REPEATS = 5
+
+
+class Row(NamedTuple):
+    """One row of the table: a ratio (how many times better than the peer), or a quantity with a bar from above."""
+
+    what: str
+    against: str
+    values: list[float]  # one a repeat
+    bar: float | None
+    unit: str = "x"  # "x" has to reach the bar, anything else to stay below it
+    note: str = ""
+
+    @property
+    def passes(self) -> bool | None:
+        if self.bar is None:
+            return None
+        median = float(np.median(self.values))
+        return median >= self.bar if self.unit == "x" else median <= self.bar
+
+    def as_json(self) -> dict:
+        values = np.array(self.values, float)
+        spread = {"median": np.median(values), "min": values.min(), "max": values.max()}
+        return {name: float(value) for name, value in spread.items()} | {
+            "bar": self.bar, "unit": self.unit, "passes": self.passes, "repeats": len(values), "note": self.note,
+        }  # fmt: skip
+
+
+def time_side_by_side(contestants: Mapping[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, list[float]]:
+    """Seconds of each contestant, one number a repeat, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repeat in range(repeats + 1):
+        for name, run in contestants.items():
+            gc.collect()
+            begin = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def ratios(seconds: Mapping[str, list[float]], peer: str, ours: str) -> list[float]:
+    """How many times faster than the peer, repeat by repeat."""
+    return [theirs / own for theirs, own in zip(seconds[peer], seconds[ours], strict=True)]

@@ -1,0 +1,109 @@
+"""Do the same concepts come again? SAEs trained twice, from the same start and from independent ones.
+
+*Stability*: the same k-means candidates, another order of the tokens. *Stabilization*: another k-means too. The archetypal
+constraint is reported to make SAEs come again (arXiv 2502.12892), and that report to rest on the shared start ("Ablating
+Archetypes", 2026): so both are measured, with and without the constraint, beside the candidates of independent k-means
+that nobody trained.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from blindspots_lib.artifacts import Artifact
+from blindspots_lib.quality import coherence, effective_rank, hull_distance, match_atoms, measure_coding
+from blindspots_lib.sae import TopKSAE, load_sae
+from blindspots_lib.study import SAEConfig, Study
+from blindspots_lib.tokens import TokenSource, TrainingTokens
+from blindspots_lib.training import fit_sae
+
+STARTS = ("same", "independent")
+SAMPLE = 20_000  # tokens that say which concepts live and what is rebuilt
+HULL_SAMPLE = 256  # atoms whose distance from the hull is measured
+ALIKE = 0.9  # cosine from which two atoms count as the same concept
+
+
+def kinds(study: Study) -> dict[str, str]:
+    """The kinds of SAE that are compared: name -> dictionary."""
+    return {"RA-SAE": "dense" if study.sae.dictionary == "free" else study.sae.dictionary, "TopK": "free"}
+
+
+def run_config(study: Study, dictionary: str, start: str, run: int) -> SAEConfig:
+    """The study's SAE with other seeds: run 0 is the same for both starts."""
+    seeds = {"seed": study.sae.seed + run, "kmeans_seed": study.sae.kmeans_seed + (run if start == "independent" else 0)}
+    return study.sae.model_copy(update={"dictionary": dictionary, "n_steps": study.stability.n_steps, **seeds})
+
+
+class Run(NamedTuple):
+    """One SAE that was trained; run 0 of both starts is the same."""
+
+    kind: str
+    start: str
+    number: int
+    artifact: Artifact
+
+
+def train_runs(study: Study, tokens: TokenSource) -> list[Run]:
+    """Train the SAEs to compare, or find them trained."""
+    runs = []
+    for (kind, dictionary), start, number in itertools.product(kinds(study).items(), STARTS, range(study.stability.n_runs)):
+        config = run_config(study, dictionary, start, number)
+        artifact = fit_sae(study, tokens, config, f"stability/{dictionary}-{config.kmeans_seed}-{config.seed}")
+        runs.append(Run(kind, start, number, artifact))
+    return runs
+
+
+def compare_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:
+    """One row for each two runs of a kind and a start: how alike their living atoms are, matched one to one."""
+    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE)
+    rows = []
+    for (kind, start), some in itertools.groupby(runs, key=lambda run: (run.kind, run.start)):
+        saes = [load_sae(run.artifact.folder) for run in some]
+        rows += compare_atoms(kind, start, [living_atoms(sae, sample) for sae in saes])
+        if (kind, start) == ("RA-SAE", "independent"):
+            rows += compare_atoms("k-means", start, [sae.dictionary.candidates for sae in saes])
+    return pd.DataFrame(rows)
+
+
+def living_atoms(sae: TopKSAE, sample: Float[Tensor, "n d"]) -> Float[Tensor, "u d"]:
+    """Atoms of the concepts that fire on the sample: dead ones stay where they started, and would pass for stable."""
+    return sae.dictionary.atoms().detach()[measure_coding(sae, sample).fires]
+
+
+def compare_atoms(kind: str, start: str, atoms: list[Tensor]) -> list[dict]:
+    rows = []
+    for first, second in itertools.combinations(range(len(atoms)), 2):
+        cosines = match_atoms(atoms[first], atoms[second])
+        rows.append({
+            "kind": kind, "start": start, "first": first, "second": second, "n_matched": len(cosines),
+            "mean_cosine": float(cosines.mean()), "share_alike": float((cosines >= ALIKE).mean()),
+        })  # fmt: skip
+    return rows
+
+
+def describe_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:
+    """One row for each SAE that was trained: what it rebuilds, how sparsely, and how its living atoms lie."""
+    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE)
+    started = {(run.start, run.number): run.artifact.folder for run in runs if run.kind == "RA-SAE"}
+    rows = []
+    for run in runs:
+        candidates = load_sae(started[run.start, run.number]).dictionary.candidates
+        row = describe_sae(load_sae(run.artifact.folder), sample, candidates)
+        rows.append({"kind": run.kind, "start": run.start, "run": run.number} | row)
+    return pd.DataFrame(rows)
+
+
+def describe_sae(sae: TopKSAE, sample: Float[Tensor, "n d"], candidates: Float[Tensor, "c d"]) -> dict[str, float]:
+    """Measures of one SAE. `hull_distance` is in mean atom lengths, the median of some atoms, from the hull of `candidates`."""
+    coding = measure_coding(sae, sample)
+    atoms = sae.dictionary.atoms().detach()[coding.fires]
+    chosen = atoms[torch.randperm(len(atoms), generator=torch.Generator().manual_seed(0))[:HULL_SAMPLE]]
+    return {
+        "r2": coding.r2, "l0": coding.l0, "dead_share": coding.dead_share, "code_energy": coding.code_energy,
+        "coherence": coherence(atoms).median().item(), "effective_rank": effective_rank(atoms),
+        "hull_distance": (hull_distance(chosen, candidates).median() / atoms.norm(dim=1).mean()).item(),
+    }  # fmt: skip

@@ -1,0 +1,112 @@
+"""The k largest entries of each row of X V^T + v, exactly, without ever holding the product.
+
+At the paper's size one batch of dense codes takes hundreds of megabytes, and choosing from them as long as the product.
+Here a tile of the product is formed, its largest entries are taken while it is in the cache, and it is overwritten.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TILE = (1024, 4096)  # rows of X, rows of V: 16 MB of product in float32
+STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
+SPARE = 2  # with a coarse search, candidates kept for each of the k that are asked for
+
+
+class Largest(NamedTuple):
+    """The k largest entries of each row, largest first."""
+
+    indices: Int[Tensor, "n k"]
+    values: Float[Tensor, "n k"]
+
+
+def top_products(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int, search: torch.dtype | None = None
+) -> Largest:
+    """The k largest of x_n . weight_m + bias_m for each n, with the m they belong to.
+
+    With `search` (torch.bfloat16, say) the products are formed in that dtype to find `SPARE` times k candidates; their
+    values, and the choice among them, are those of x's own dtype. Raises ValueError if k exceeds m.
+    """
+    if k > len(weight):
+        raise ValueError(f"k = {k}: must not exceed the {len(weight)} rows to choose from")
+    if search is None or search == x.dtype:
+        return search_tiles(x, weight, bias, k)
+    found = search_tiles(x.to(search), weight, bias, min(SPARE * k, len(weight)))
+    return decide(x, weight, bias, found.indices, k)
+
+
+def search_tiles(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
+    """Exact in the dtype of x; `weight` and `bias` are brought to it tile by tile."""
+    values, indices = [], []
+    memory = x.new_empty(min(TILE[0], len(x)) * min(TILE[1], len(weight)))
+    for column in range(0, len(weight), TILE[1]):
+        part = weight[column : column + TILE[1]].to(x.dtype).T
+        offset = bias[column : column + TILE[1]].to(x.dtype)
+        found = []
+        for rows in x.split(TILE[0]):
+            tile = memory[: len(rows) * part.shape[1]].view(len(rows), -1)
+            found.append(largest_of(torch.addmm(offset, rows, part, out=tile), min(k, part.shape[1])))
+        values.append(torch.cat([tile.values for tile in found]))
+        indices.append(torch.cat([tile.indices for tile in found]) + column)
+    best = torch.cat(values, dim=1).topk(k, dim=1)
+    return Largest(torch.cat(indices, dim=1).gather(1, best.indices), best.values)
+
+
+def largest_of(tile: Float[Tensor, "n m"], k: int) -> Largest:
+    """`tile.topk(k)`, by the elementwise maximum of stripes of columns.
+
+    An entry among the k largest lies at a position of one of the k largest maxima: any other position has k entries
+    above it that are at least as large. So k * STRIPES entries are left to choose from.
+    """
+    n, m = tile.shape
+    if m % STRIPES or m // STRIPES < 4 * k:
+        values, indices = tile.topk(k, dim=1)
+        return Largest(indices, values)
+    width = m // STRIPES
+    positions = tile.view(n, STRIPES, width).amax(dim=1).topk(k, dim=1).indices
+    stripes = torch.arange(STRIPES, device=tile.device) * width
+    columns = (positions[:, :, None] + stripes).view(n, -1)
+    values, chosen = tile.gather(1, columns).topk(k, dim=1)
+    return Largest(columns.gather(1, chosen), values)
+
+
+def decide(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], candidates: Int[Tensor, "n c"], k: int
+) -> Largest:
+    """The k largest among the candidates of each row, by products in x's own dtype."""
+    values = torch.cat([
+        torch.einsum("nd,ncd->nc", rows, weight[chosen]) + bias[chosen]
+        for rows, chosen in zip(x.split(64), candidates.split(64), strict=True)
+    ])  # fmt: skip
+    best = values.topk(k, dim=1)
+    return Largest(candidates.gather(1, best.indices), best.values)
+
+
+def products_above(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], threshold: float
+) -> Largest:
+    """All of x_n . weight_m + bias_m that are positive and at least `threshold`, in the order of m.
+
+    As many columns as the row with the most has; where a row has fewer, the value is 0.
+    """
+    rows, columns, values = [], [], []
+    for first in range(0, len(x), TILE[0]):
+        for column in range(0, len(weight), TILE[1]):
+            part = slice(column, column + TILE[1])
+            tile = torch.addmm(bias[part], x[first : first + TILE[0]], weight[part].T)
+            found = ((tile >= threshold) & (tile > 0)).nonzero()
+            rows.append(found[:, 0] + first)
+            columns.append(found[:, 1] + column)
+            values.append(tile[found[:, 0], found[:, 1]])
+    row, order = torch.cat(rows).sort(stable=True)
+    counts = torch.bincount(row, minlength=len(x))
+    place = torch.arange(len(row), device=x.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    width = max(1, int(counts.max()))
+    indices = torch.zeros(len(x), width, dtype=torch.int64, device=x.device)
+    kept = x.new_zeros(len(x), width)
+    indices[row, place] = torch.cat(columns)[order]
+    kept[row, place] = torch.cat(values)[order]
+    return Largest(indices, kept)

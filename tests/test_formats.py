@@ -1,0 +1,116 @@
+"""SAEs of Overcomplete against the real package."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.peers import import_overcomplete
+from blindspots_lib.dictionaries import decode
+from blindspots_lib.formats import read_overcomplete, to_overcomplete
+from blindspots_lib.sae import TopKSAE
+from blindspots_lib.study import StudyError
+
+D, K, C = 6, 20, 15
+
+
+@pytest.fixture(scope="module")
+def overcomplete():
+    try:
+        return import_overcomplete()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def peer_sae(overcomplete, kind: str):
+    """A trained-looking SAE of Overcomplete: weights off their start, statistics of the batch norm not trivial."""
+    torch.manual_seed(3)
+    encoder = "mlp_bn_1" if kind.endswith("with batch norm") else "linear"
+    if kind.startswith("RA-SAE"):
+        sae = overcomplete.RATopKSAE(D, K, points=torch.randn(C, D), top_k=4, delta=0.5, encoder_module=encoder)
+    elif kind.startswith("BatchTopK"):
+        sae = overcomplete.BatchTopKSAE(D, K, top_k=60, encoder_module=encoder, dictionary_params={"use_multiplier": True})
+    else:
+        sae = overcomplete.TopKSAE(D, K, top_k=4, encoder_module=encoder)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    for _ in range(3):
+        sae(torch.randn(50, D) * 2 + 1)  # moves the batch norm's and the threshold's running values
+    return sae.eval()
+
+
+@pytest.mark.parametrize("kind", ["RA-SAE", "RA-SAE with batch norm", "TopK", "TopK with batch norm", "BatchTopK"])
+def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp_path, kind):
+    peer, x = peer_sae(overcomplete, kind), torch.randn(40, D) * 2 + 1
+    path = tmp_path / "sae.safetensors"
+    save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, path)
+    batch = {"selection": "threshold", "threshold": peer.running_threshold.item()} if kind == "BatchTopK" else {}
+    sae = read_overcomplete(path, k=4, radius=0.5, **batch)
+    _, codes, reconstruction = peer(x)
+    torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
+    torch.testing.assert_close(sae(x)[0], reconstruction)
+    torch.testing.assert_close(sae.dictionary.atoms(), peer.get_dictionary())
+
+
+@pytest.mark.parametrize("kind", ["dense", "local", "free"])
+def test_what_is_written_gives_overcomplete_the_same_codes(overcomplete, kind):
+    torch.manual_seed(0)
+    sae = TopKSAE(D, K, 4, C, dictionary=kind, n_neighbours=5, relaxation_radius=0.5)
+    sae.start_from(torch.randn(C, D), token_length=3.0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if kind == "free":
+        peer = overcomplete.TopKSAE(D, K, top_k=4, dictionary_params={"normalization": "identity"})
+    else:
+        sae.dictionary.project()
+        peer = overcomplete.RATopKSAE(D, K, points=torch.zeros(C, D), top_k=4, delta=0.5)
+    peer.load_state_dict(to_overcomplete(sae))
+    peer.eval()
+    x = torch.randn(40, D)
+    _, codes, reconstruction = peer(x)
+    torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
+    torch.testing.assert_close(sae(x)[0], reconstruction)
+
+
+def small_state() -> dict[str, torch.Tensor]:
+    sae = TopKSAE(D, K, 4, C)
+    return to_overcomplete(sae)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dictionary.W": None}, "it lacks dictionary.W. Expected .* found dictionary.C, dictionary.Relax"),
+        ({"encoder.mlp_blocks.0.0.weight": torch.zeros(2, 2)}, "encoder.mlp_blocks.0.0.weight is of no encoder that is known"),
+        ({"dictionary.C": torch.zeros(C, 7)}, r"dictionary.C has shape \(15, 7\) where \(15, 6\) fits"),
+        ({"dictionary.Relax": torch.zeros(3, D)}, r"dictionary.Relax has shape \(3, 6\) where \(20, 6\) fits"),
+    ],
+)
+def test_another_layout_is_named(tmp_path, change, message):
+    state = {key: value for key, value in (small_state() | change).items() if value is not None}
+    save_file(state, tmp_path / "sae.safetensors")
+    with pytest.raises(StudyError, match=message):
+        read_overcomplete(tmp_path / "sae.safetensors", k=4)
+
+
+def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
+    save_file(small_state(), tmp_path / "a.safetensors")
+    with pytest.raises(StudyError, match="holds no running_threshold; give it"):
+        read_overcomplete(tmp_path / "a.safetensors", k=None, selection="threshold")
+    torch.save(small_state() | {"running_threshold": torch.tensor(0.829)}, tmp_path / "b.pt")
+    assert read_overcomplete(tmp_path / "b.pt", k=None, selection="threshold").threshold.item() == pytest.approx(0.829)
+
+
+def test_pickles_and_torn_files_are_refused(tmp_path):
+    torch.save(TopKSAE(D, K, 4, C), tmp_path / "module.pt")
+    with pytest.raises(StudyError, match="a pickled module is refused since loading it runs its code"):
+        read_overcomplete(tmp_path / "module.pt", k=4)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(StudyError, match="expected a state dict of tensors, found a list"):
+        read_overcomplete(tmp_path / "list.pt", k=4)
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    with pytest.raises(StudyError, match="not readable as plain tensors"):
+        read_overcomplete(tmp_path / "torn.safetensors", k=4)
+    with pytest.raises(StudyError, match="no such file"):
+        read_overcomplete(tmp_path / "none.safetensors", k=4)

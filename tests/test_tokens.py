@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from test_training import CONFIG, ListedTokens
+
+from blindspots_lib.pairs import collect_pairs
+from blindspots_lib.results import Results
+from blindspots_lib.study import StudyError
+from blindspots_lib.tokens import ComputedTokens, StoredTokens, TrainingTokens, open_tokens
+
+
+def numbered_shards(sizes: list[int]) -> list[np.ndarray]:
+    """Images of three tokens (CLS, a register, a patch); each token holds its own number."""
+    tokens = np.arange(3 * sum(sizes), dtype=np.float16).reshape(-1, 3, 1)
+    return np.split(tokens, np.cumsum(sizes)[:-1])
+
+
+def make_tokens(sizes: list[int], **changes) -> TrainingTokens:
+    return TrainingTokens(ListedTokens(numbered_shards(sizes)), CONFIG.model_copy(update=changes))
+
+
+def test_an_epoch_draws_every_token_once_but_for_what_fills_no_batch():
+    tokens = make_tokens([5, 3, 7, 2, 4], batch_size=6, buffer_size=20)
+    for epoch in range(3):
+        windows = tokens.windows(epoch)
+        assert sorted(index for window in windows for index in window) == [0, 1, 2, 3, 4]
+        sizes = [sum(tokens.sizes[index] for index in window) for window in windows]
+        assert all(size >= 6 for size in sizes)
+        assert len(windows) > 1
+    n_batches = sum(size // 6 for size in sizes_of(tokens, 0))
+    batches = tokens.batches()
+    first = [next(batches).flatten().tolist() for _ in range(n_batches)]
+    drawn = [number for batch in first for number in batch]
+    assert len(set(drawn)) == len(drawn) == 6 * n_batches
+    assert first != [next(batches).flatten().tolist() for _ in range(n_batches)]
+
+
+def sizes_of(tokens: TrainingTokens, epoch: int) -> list[int]:
+    return [sum(tokens.sizes[index] for index in window) for window in tokens.windows(epoch)]
+
+
+def test_the_order_resumes_anywhere():
+    tokens = make_tokens([5, 3, 7, 2, 4], batch_size=4, buffer_size=12)
+    batches = tokens.batches()
+    drawn = [next(batches).flatten().tolist() for _ in range(40)]
+    for first in (0, 1, 7, 13, 26, 39):
+        assert next(tokens.batches(first)).flatten().tolist() == drawn[first]
+    other = make_tokens([5, 3, 7, 2, 4], batch_size=4, buffer_size=12, seed=1)
+    assert next(other.batches()).flatten().tolist() != drawn[0]
+
+
+def test_a_batch_larger_than_everything_is_everything():
+    tokens = make_tokens([2, 1], batch_size=1000)
+    assert sorted(next(tokens.batches()).flatten().tolist()) == list(range(9))
+
+
+@pytest.mark.parametrize(("selection", "expected"), [("all", [0, 1, 2, 3, 4, 5]), ("patches", [2, 5]), ("cls", [0, 3])])
+def test_selected_tokens(selection, expected):
+    tokens = make_tokens([1, 1], tokens=selection)
+    assert tokens.sample(100).flatten().tolist() == expected
+
+
+def test_a_sample_is_drawn_over_all_shards_without_replacement():
+    tokens = make_tokens([50, 1, 49])
+    drawn = tokens.sample(100).flatten().tolist()
+    assert len(set(drawn)) == 100
+    assert drawn == sorted(drawn)
+    assert 20 < sum(value < 150 for value in drawn) < 80
+    assert tokens.sample(10**6).flatten().tolist() == list(range(300))
+
+
+def test_lost_images_are_left_out_and_broken_ones_named():
+    shards = numbered_shards([4])
+    shards[0][1] = np.nan
+    tokens = TrainingTokens(ListedTokens(shards), CONFIG)
+    assert tokens.sample(100).flatten().tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    shards[0][3, 2] = np.nan
+    with pytest.raises(StudyError, match="shard 0: image 3 has NaN or infinite tokens"):
+        tokens.sample(100)
+
+
+def test_tokens_that_are_not_kept_give_the_same_results(make_study):
+    changes = {"pairs.n": 6, "pairs.shard_size": 4, "sae.n_steps": 5, "training_corpus.n": 10}
+    kept = make_study(changes)
+    images = collect_pairs(kept)
+    stored = open_tokens(kept, "real", images)
+    computed = open_tokens(make_study(changes | {"backbone.keep_tokens": False}), "real", images)
+    assert isinstance(stored, StoredTokens)
+    assert isinstance(computed, ComputedTokens)
+    assert stored.fingerprint == computed.fingerprint
+    assert [stored.n_images(i) for i in range(2)] == [computed.n_images(i) for i in range(2)] == [4, 2]
+    for a, b in zip(stored, computed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    first = Results(make_study(changes | {"name": "stored"})).concepts
+    second = Results(make_study(changes | {"name": "computed", "backbone.keep_tokens": False})).concepts
+    assert first.equals(second)
+    assert torch.isfinite(torch.tensor(first["energy_real"].to_numpy())).all()

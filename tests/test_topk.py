@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from blindspots_lib import topk
+from blindspots_lib.topk import largest_of, products_above, top_products
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(topk, "TILE", (16, 96))
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(50, 500, 1), (16, 96, 3), (33, 1001, 7), (3, 5, 5), (1, 200, 100)])
+def test_tiles_find_what_the_whole_product_holds(small_tiles, n, m, k):
+    torch.manual_seed(n)
+    x, weight, bias = torch.randn(n, 8), torch.randn(m, 8), torch.randn(m)
+    whole = (x @ weight.T + bias).topk(k)
+    found = top_products(x, weight, bias, k)
+    torch.testing.assert_close(found.values, whole.values)
+    assert torch.equal(found.indices, whole.indices)
+
+
+@pytest.mark.parametrize("case", ["ties", "one stripe", "falling", "rising"])
+def test_stripes_lose_nothing(case):
+    tile = {
+        "ties": torch.randint(0, 3, (9, 160)).float(),
+        "one stripe": torch.cat([torch.arange(10.0), torch.zeros(150)]).expand(9, -1),
+        "falling": -torch.arange(160.0).expand(9, -1),
+        "rising": torch.arange(160.0).expand(9, -1),
+    }[case]
+    found = largest_of(tile, 2)
+    assert torch.equal(found.values, tile.topk(2).values)
+    assert torch.equal(tile.gather(1, found.indices), found.values)
+
+
+def test_a_coarse_search_decides_in_full_precision(small_tiles):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(40, 64), torch.randn(700, 64), torch.randn(700)
+    exact, coarse = top_products(x, weight, bias, 5), top_products(x, weight, bias, 5, search=torch.bfloat16)
+    assert (exact.indices == coarse.indices).float().mean() > 0.98
+    shared = exact.indices == coarse.indices
+    torch.testing.assert_close(coarse.values[shared], exact.values[shared])
+
+
+def test_more_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="k = 4: must not exceed the 3 rows"):
+        top_products(torch.randn(2, 3), torch.randn(3, 3), torch.zeros(3), 4)
+
+
+def test_products_above_a_threshold_by_brute_force(small_tiles):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(40, 8), torch.randn(300, 8), torch.randn(300)
+    product = x @ weight.T + bias
+    found = products_above(x, weight, bias, 4.0)
+    dense = torch.zeros_like(product).scatter_add(1, found.indices, found.values)
+    torch.testing.assert_close(dense, torch.where(product >= 4, product, 0))
+    assert products_above(x, weight, bias, 1e9).values.tolist() == [[0.0]] * 40
