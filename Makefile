@@ -1,7 +1,8 @@
 # Two commands: `make figures` and `make test`. Each sets up .venv by itself.
 #   STUDY=mini      which study, a name in studies/ or the path of a study file
 #   PYTHON=python3  the Python (3.11 or later) that .venv is made from
-#   ENV=active      use the active environment instead of .venv (conda: see environment.yml)
+#   ENV=active      use the active environment instead of .venv (conda: see environment.yml); for `bench`, and for the
+#                   tests against Overcomplete: pip install --no-deps -r requirements-peers.lock
 
 STUDY ?= mini
 PYTHON ?= python3
@@ -10,12 +11,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 ifeq ($(ENV),active)
 BIN :=
 READY :=
+PEERS :=
 else
 BIN := .venv/bin/
 READY := .venv/ready
+PEERS := .venv/peers
 endif
 
-.PHONY: help figures test lab models clean
+.PHONY: help figures test lab bench models clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,12 +26,15 @@ help: ## list the targets
 figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
 	@$(BIN)python -m blindspots_lib.notebooks "$(STUDY)"
 
-test: $(READY) ## run the tests, with the smoke study through papermill and nbval
+test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill and nbval
 	@$(BIN)python -m pytest
 	@echo "all tests passed; next: make figures"
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)jupyter lab --notebook-dir notebooks
+
+bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk)
+	@$(BIN)python -m benchmarks
 
 models: $(READY) ## train the miniature models again (hours on a CPU, resumes)
 	@for step in train_autoencoder train_oracle train_backbone "train_pipelines sd15" "train_pipelines pixart"; do \
@@ -45,4 +51,8 @@ clean: ## remove what the studies made (runs/), not the figures, the models or .
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/pip install -r requirements.lock
 	@.venv/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/peers: requirements-peers.lock .venv/ready
+	@.venv/bin/pip install --quiet --no-deps -r requirements-peers.lock
 	@touch $@

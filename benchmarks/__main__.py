@@ -18,6 +18,7 @@ from blindspots_lib.artifacts import code_revision, read_json, write_json
 from blindspots_lib.study import PROJECT_ROOT
 
 FOLDER = Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / "bench"
+SHOWN = PROJECT_ROOT / "figures" / "bench"  # what README shows of it
 
 
 def training_memory(n: int = 32_000) -> list[Row]:
@@ -32,9 +33,9 @@ def training_memory(n: int = 32_000) -> list[Row]:
 def run_growth() -> list[Row]:
     curves = growth.measure_growth()
     figure = growth.plot_growth(curves)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FOLDER / "growth.png", dpi=150)
-    write_json(FOLDER / "growth.json", curves)
+    SHOWN.mkdir(parents=True, exist_ok=True)
+    figure.savefig(SHOWN / "growth.png", dpi=150)
+    write_json(SHOWN / "growth.json", curves)
     return growth.growth_rows(curves)
 
 
@@ -60,7 +61,7 @@ def main(names: list[str]) -> None:
     if unknown:
         sys.exit(f"benchmarks: no benchmark {unknown[0]!r}; one of {', '.join(BENCHMARKS)}")
     path = FOLDER / "ratios.json"
-    table = read_json(path)["rows"] if path.exists() else {}
+    table = read_json(path) if path.exists() else {}
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     for name in names or BENCHMARKS:
         for row in BENCHMARKS[name]():
@@ -69,7 +70,8 @@ def main(names: list[str]) -> None:
             table[f"{row.what}; against {row.against}"] = row.as_json() | {
                 "measured": now, "revision": code_revision(), "machine": machine,
             }  # fmt: skip
-            write_json(path, {"rows": table})
+            for folder in (FOLDER, SHOWN):
+                write_json(folder / "ratios.json", table)
     print(f"written to {path}")
 
 

@@ -3,13 +3,16 @@
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from blindspots_lib.study import PROJECT_ROOT
 
 
 def peak_of(job: str, n_concepts: int) -> int:
     """Bytes that a job took at its peak (all of the process for training, beyond its inputs for encoding)."""
     command = [sys.executable, "-m", "benchmarks.memory", job, str(n_concepts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     return int(done.stdout.split()[-1])
 
 
@@ -35,8 +38,6 @@ def resource_high_water() -> int:
 
 def train(dictionary: str, n_concepts: int) -> int:
     """Some steps at K = C = n, batch 1,024, with a checkpoint written in between; the whole process's peak."""
-    import tempfile
-
     import torch
 
     from benchmarks.data import make_tokens
@@ -48,7 +49,8 @@ def train(dictionary: str, n_concepts: int) -> int:
     for step in range(3):
         trainer.step(tokens, RATE)
         if step == 1:
-            with tempfile.TemporaryDirectory(dir=".") as folder:
+            (PROJECT_ROOT / "runs").mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=PROJECT_ROOT / "runs") as folder:
                 trainer.save(Path(folder) / "checkpoint.pt")
     assert torch.isfinite(trainer.sae.encoder.weight).all()
     return resource_high_water()

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import time
 import types
 from types import ModuleType
 
@@ -82,11 +83,13 @@ class PublishedStatistics:
         self.top_energies = torch.zeros(n_concepts, n_top)
         self.top_ids = torch.full((n_concepts, n_top), -1, dtype=torch.int64)
         self.n_images = 0
+        self.seconds = 0.0  # spent in `add`
 
     def add(self, codes) -> None:
         """Ten images of dense codes, (b, t, k)."""
         import torch
 
+        begin = time.perf_counter()
         flat = codes.flatten(0, 1)
         self.cooccurrence += flat.T @ flat
         energies = codes.sum(dim=1)
@@ -100,3 +103,4 @@ class PublishedStatistics:
                 best = merged.topk(n_top)
                 self.top_energies[concept] = best.values
                 self.top_ids[concept] = torch.cat([self.top_ids[concept], ids])[best.indices]
+        self.seconds += time.perf_counter() - begin

@@ -35,10 +35,12 @@ class Row(NamedTuple):
         }  # fmt: skip
 
 
-def time_side_by_side(contestants: Mapping[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, list[float]]:
+def time_side_by_side(
+    contestants: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
+) -> dict[str, list[float]]:
     """Seconds of each contestant, one number a repeat, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
+    for repeat in range(0 if warm_up else 1, repeats + 1):
         for name, run in contestants.items():
             gc.collect()
             begin = time.perf_counter()

@@ -8,9 +8,18 @@ scenes         OpenMoji Scenes, the embedded data-generating process
 pairs          image-caption pairs, one schema for every source
 generation     text-to-image through diffusers
 features       DINOv2 tokens, the one image transform
-sae            top-k SAE, relaxed archetypal dictionary
+tokens         where tokens come from (stored or computed), the order training sees them in
+topk           the k largest entries of a matrix product, without the product
+dictionaries   free atoms, or archetypal ones near the data's hull (dense or local W)
+sae            the top-k SAE
+gradients      its exact gradients, for what was active
+optimizer      AdamW for gradients of few rows
 training       the SAE training loop
-concepts       energies, codes, co-occurrence, top images
+quality        how good a dictionary is
+stability      whether the same concepts come again
+formats        SAEs of other libraries, read and written
+statistics     mergeable, exact statistics of concepts
+concepts       energies, codes and names of concepts
 blindspots     delta(k), its uncertainty, rankings, across models
 memorization   datapoint differences, nearest training images
 results        the stages in order; a study's finished results opened together

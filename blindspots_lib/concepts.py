@@ -31,18 +31,21 @@ def compute_energies(study: Study, source: str, tokens: TokenSource, sae: Artifa
     In the folder: `energies.npz` (SciPy CSR, rows in the order of the pairs, empty for a lost image) and per shard the
     codes' indices and values, (b, t, a). A shard that is there is not encoded again.
     """
+    import torch
+
     from blindspots_lib.sae import load_sae
 
     artifact = energies_artifact(study, source, tokens, sae)
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    model, chosen = load_sae(sae.folder), tokens.layout.selection(study.analysis.tokens)
+    model = load_sae(sae.folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    search, chosen = getattr(torch, study.sae.search), tokens.layout.selection(study.analysis.tokens)
     blocks = []
     for index in tqdm(range(len(tokens)), desc=f"energies, {source}", unit="shard"):
         paths = code_paths(artifact, index)
         if not all(path.exists() for path in paths):
-            for path, array in zip(paths, encode_images(model, tokens.shard(index)), strict=True):
+            for path, array in zip(paths, encode_images(model, tokens.shard(index), search), strict=True):
                 save_array(path, array)
         indices, values = (open_array(path)[:, chosen] for path in paths)
         blocks.append(image_energies(indices, values, model.n_concepts))
@@ -65,12 +68,13 @@ def encode_images(
 
     present = ~np.isnan(tokens[:, 0, 0])
     rows = torch.from_numpy(tokens[present].reshape(-1, tokens.shape[-1]))
-    codes = [sae.encode(part.float(), search) for part in rows.split(ENCODED)]
+    device = sae.encoder.weight.device
+    codes = [sae.encode(part.to(device, torch.float32), search) for part in rows.split(ENCODED)]
     width = max((part.indices.shape[1] for part in codes), default=1)
     indices = np.zeros((*tokens.shape[:2], width), np.uint32)
     values = np.zeros((*tokens.shape[:2], width), np.float16)
     for whole, parts in ((indices, [c.indices for c in codes]), (values, [c.values for c in codes])):
-        padded = [np.pad(part.numpy(), ((0, 0), (0, width - part.shape[1]))) for part in parts]
+        padded = [np.pad(part.cpu().numpy(), ((0, 0), (0, width - part.shape[1]))) for part in parts]
         if padded:
             whole[present] = np.concatenate(padded).reshape(-1, tokens.shape[1], width)
     return indices, values

@@ -80,6 +80,7 @@ def from_overcomplete(
     weight, bias = folded_encoder(state)
     scale = state.get("dictionary.multiplier", torch.zeros(())).exp()
     n_concepts, d = weight.shape
+    k = None if selection == "threshold" else k
     if FREE in state:
         sae = TopKSAE(d, n_concepts, k, n_candidates=1, dictionary="free")
         dictionary = {"free_atoms": scale * F.normalize(state[FREE], dim=1)}
@@ -91,13 +92,12 @@ def from_overcomplete(
             "relaxation": scale * state["dictionary.Relax"],
         }  # fmt: skip
     sae.load_state_dict({
-        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()), "threshold": torch.zeros(()),
+        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()),
+        "threshold": running_threshold(state, threshold, name) if selection == "threshold" else torch.zeros(()),
         **{f"dictionary.{key}": value for key, value in dictionary.items()},
     })  # fmt: skip
     if FREE not in state:
         sae.dictionary.project()  # Overcomplete projects when it builds the dictionary, not when it saves
-    if selection == "threshold":
-        read_threshold(sae, state.get("running_threshold"), threshold, name)
     return sae.eval()
 
 
@@ -132,11 +132,10 @@ def folded_encoder(state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return weight * gain[:, None], (bias - state[f"{NORM}.running_mean"]) * gain + state[f"{NORM}.bias"]
 
 
-def read_threshold(sae: TopKSAE, stored: Tensor | None, given: float | None, name: str) -> None:
-    if stored is None and given is None:
+def running_threshold(state: Mapping[str, Tensor], given: float | None, name: str) -> Tensor:
+    if given is None and "running_threshold" not in state:
         raise StudyError(f"{name}: holds no running_threshold; give it, as Overcomplete keeps it outside of the state dict")
-    sae.k = None
-    sae.threshold.fill_(given if given is not None else stored.item())
+    return torch.tensor(given) if given is not None else state["running_threshold"]
 
 
 def to_overcomplete(sae: TopKSAE) -> dict[str, Tensor]:

@@ -45,16 +45,18 @@ class RowAdamW:
         height = max(1, BLOCK * len(parameter) // parameter.numel())
         starts = torch.arange(0, len(parameter) + height, height, device=parameter.device)
         bounds = torch.searchsorted(gradient.rows, starts).tolist()
+        done = torch.tensor(0.0, device=parameter.device)
         memory = parameter.new_empty((min(height, len(parameter)), *parameter.shape[1:]))
         for block, (first, last) in enumerate(pairwise(bounds)):
             begin = block * height
-            rows = parameter[begin : begin + height]
+            here = slice(begin, begin + height)
+            rows = parameter[here]
             dense = memory[: len(rows)].zero_()
             if last > first:
                 dense[gradient.rows[first:last] - begin] = gradient.part(first, last) * scale
+            done.fill_(self.n_steps - 1)  # it counts up itself
             adamw(
-                [rows], [dense], [self.means[gradient.name][begin : begin + height]],
-                [self.squares[gradient.name][begin : begin + height]], [], [torch.tensor(float(self.n_steps - 1))], fused=True,
+                [rows], [dense], [self.means[gradient.name][here]], [self.squares[gradient.name][here]], [], [done], fused=True,
                 amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=learning_rate, weight_decay=self.weight_decay,
                 eps=1e-8, maximize=False,
             )  # fmt: skip

@@ -33,7 +33,7 @@ DictionaryKind = Literal["dense", "local", "free"]
 def make_dictionary(
     kind: DictionaryKind, n_concepts: int, n_candidates: int, d: int, radius: float, n_neighbours: int
 ) -> Dictionary:
-    """"dense" and "local" are archetypal: atoms mix all candidates, or the nearest `n_neighbours`; "free" is neither."""
+    """ "dense" and "local" are archetypal: atoms mix all candidates, or the nearest `n_neighbours`; "free" is neither."""
     if kind == "free":
         return FreeDictionary(n_concepts, d)
     if kind == "dense":
@@ -84,7 +84,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
                 f"SAE: made for tokens of width {self.d}, got width {tokens.shape[-1]}; "
                 "use the backbone it was trained on, or train it again"
             )
-        if not torch.isfinite(tokens).all():
+        if not torch.isfinite(tokens.sum()):  # one NaN or infinity makes it so
             raise StudyError("SAE: its tokens hold NaN or infinity; are the features whole?")
         return tokens / self.token_length
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Float16, Int, UInt32
+from jaxtyping import Float, Float16, Float32, Int, UInt32
 
 from blindspots_lib.artifacts import replacing
 from blindspots_lib.study import StudyError
@@ -18,6 +18,7 @@ from blindspots_lib.study import StudyError
 LIMBS = (2.0**32, 1.0, 2.0**-32, 2.0**-64)  # units of the integers that add up to a sum
 EXACT = 2**21  # so many numbers below 2^32 have a sum below 2^53, which float64 holds exactly
 N_TOP = 32  # images kept for each concept
+DENSE = 2**21  # sums of images x concepts formed at a time
 
 
 @dataclass
@@ -59,25 +60,23 @@ class ConceptStats:
     squared_energy: ExactSum
     images: Int[np.ndarray, "k"]  # on how many images each concept fires
     firings: Int[np.ndarray, "k"]  # on how many tokens: ||Z_:,k||_0
-    top_energies: Float[np.ndarray, "k m"]  # of the images with the most of each concept, falling; 0 where there is none
+    top_energies: Float32[np.ndarray, "k m"]  # of the images with the most of each concept, falling; 0 where there is none
     top_ids: Int[np.ndarray, "k m"]  # their ids, smaller ids first among equals; -1 where there is none
-    together: sp.csr_matrix  # (k, k) int64: on how many tokens two concepts both fire; the diagonal is `firings`
+    pairs: list[sp.csr_matrix]  # whose sum is `together`; a few, each much smaller than the one before it
 
     @classmethod
     def empty(cls, n_concepts: int, n_top: int = N_TOP) -> "ConceptStats":
         return cls(
             0, 0, ExactSum.zeros(n_concepts), ExactSum.zeros(n_concepts), np.zeros(n_concepts, np.int64),
-            np.zeros(n_concepts, np.int64), np.zeros((n_concepts, n_top)), np.full((n_concepts, n_top), -1, np.int64),
-            sp.csr_matrix((n_concepts, n_concepts), dtype=np.int64),
+            np.zeros(n_concepts, np.int64), np.zeros((n_concepts, n_top), np.float32), np.full((n_concepts, n_top), -1, np.int64),
+            [sp.csr_matrix((n_concepts, n_concepts), dtype=np.int64)],
         )  # fmt: skip
 
     @property
     def n_concepts(self) -> int:
         return len(self.firings)
 
-    def add(
-        self, indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], ids: Int[np.ndarray, "b"]
-    ) -> None:
+    def add(self, indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], ids: Int[np.ndarray, "b"]) -> None:
         """Add images by the codes of their tokens; `ids` tell the images apart and must not come twice."""
         if len(indices) and indices.max(initial=0) >= self.n_concepts:
             raise StudyError(f"concept statistics: made for {self.n_concepts} concepts, got concept {indices.max()}")
@@ -92,25 +91,38 @@ class ConceptStats:
         self.images += np.bincount(energies.indices, minlength=n_concepts)
         self.firings += np.bincount(fires.indices, minlength=n_concepts)
         self.keep_top(energies.indices, energies.data, np.asarray(ids)[image])
-        self.together = self.together + fires.T @ fires
+        self.count_pairs((fires.T @ fires).T)  # symmetric; transposing makes rows of columns
 
-    def keep_top(
-        self, concepts: Int[np.ndarray, "e"], energies: Float[np.ndarray, "e"], ids: Int[np.ndarray, "e"]
-    ) -> None:
+    @property
+    def together(self) -> sp.csr_matrix:
+        """(k, k) int64: on how many tokens two concepts both fire; the diagonal is `firings`."""
+        while len(self.pairs) > 1:
+            self.pairs.append(self.pairs.pop() + self.pairs.pop())
+        return self.pairs[0]
+
+    def count_pairs(self, counts: sp.csr_matrix) -> None:
+        """Add to `together`; sums are put off until they are of matrices of like size, or every image would cost a whole one."""
+        self.pairs.append(counts)
+        while len(self.pairs) > 1 and self.pairs[-2].nnz <= 2 * self.pairs[-1].nnz:
+            self.pairs.append(self.pairs.pop() + self.pairs.pop())
+
+    def keep_top(self, concepts: Int[np.ndarray, "e"], energies: Float32[np.ndarray, "e"], ids: Int[np.ndarray, "e"]) -> None:
         """Keep the greatest energies of each concept among those kept so far and these."""
         n_top = self.top_ids.shape[1]
         worth = energies >= self.top_energies[concepts, -1]
         touched, concepts = np.unique(concepts[worth], return_inverse=True)
         kept = self.top_ids[touched] >= 0
         concepts = np.concatenate([concepts, np.nonzero(kept)[0]])
-        energies = np.concatenate([energies[worth].astype(np.float64), self.top_energies[touched][kept]])
+        energies = np.concatenate([energies[worth], self.top_energies[touched][kept]])
         ids = np.concatenate([ids[worth], self.top_ids[touched][kept]])
-        order = np.lexsort((ids, -energies, concepts))
-        concepts = concepts[order]
-        rank = np.arange(len(concepts)) - np.searchsorted(concepts, concepts)
-        order, concepts, rank = order[rank < n_top], concepts[rank < n_top], rank[rank < n_top]
-        self.top_energies[touched[concepts], rank] = energies[order]
-        self.top_ids[touched[concepts], rank] = ids[order]
+        falling = np.uint64(2**32 - 1) - energies.view(np.uint32)  # the bits of positive floats are in their order
+        order = np.lexsort((ids, (concepts.astype(np.uint64) << np.uint64(32)) | falling))
+        concepts, place = concepts[order], np.arange(len(order))
+        begins = np.concatenate([[True], concepts[1:] != concepts[:-1]]) if len(order) else np.zeros(0, bool)
+        rank = place - np.maximum.accumulate(np.where(begins, place, 0))
+        best = rank < n_top
+        self.top_energies[touched[concepts[best]], rank[best]] = energies[order[best]]
+        self.top_ids[touched[concepts[best]], rank[best]] = ids[order[best]]
 
     def merge(self, other: "ConceptStats") -> None:
         """Add what `other` has counted on other images. Raises StudyError if it counts other concepts."""
@@ -127,7 +139,7 @@ class ConceptStats:
         self.firings += other.firings
         concepts, places = np.nonzero(other.top_ids >= 0)
         self.keep_top(concepts, other.top_energies[concepts, places], other.top_ids[concepts, places])
-        self.together = self.together + other.together
+        self.count_pairs(other.together)
 
     def mean_energy(self) -> Float[np.ndarray, "k"]:
         """E_x[xi_k(x)] over the images."""
@@ -146,12 +158,13 @@ class ConceptStats:
         return sp.csr_matrix((data / (self.firings[row] + self.firings[col] - data), (row, col)), shape=both.shape)
 
     def save(self, path: Path) -> None:
+        together = self.together
         with replacing(path) as partial, open(partial, "wb") as file:
             np.savez(
                 file, counts=np.array([self.n_images, self.n_tokens]), energy=self.energy.limbs,
                 squared_energy=self.squared_energy.limbs, images=self.images, firings=self.firings,
-                top_energies=self.top_energies, top_ids=self.top_ids, together_data=self.together.data,
-                together_indices=self.together.indices, together_indptr=self.together.indptr,
+                top_energies=self.top_energies, top_ids=self.top_ids, together_data=together.data,
+                together_indices=together.indices, together_indptr=together.indptr,
             )  # fmt: skip
 
     @classmethod
@@ -163,7 +176,7 @@ class ConceptStats:
                 together = (arrays["together_data"], arrays["together_indices"], arrays["together_indptr"])
                 return cls(
                     *arrays["counts"].tolist(), ExactSum(arrays["energy"]), ExactSum(arrays["squared_energy"]), arrays["images"],
-                    arrays["firings"], arrays["top_energies"], arrays["top_ids"], sp.csr_matrix(together, shape=(n, n)),
+                    arrays["firings"], arrays["top_energies"], arrays["top_ids"], [sp.csr_matrix(together, shape=(n, n))],
                 )  # fmt: skip
         except Exception as error:  # zip and NumPy raise many kinds for a file that is cut short
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -179,8 +192,21 @@ def token_matrix(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarra
 
 
 def image_energies(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
-    """xi(x): the codes of each concept summed over the tokens of an image, as a sparse (b, k) float32 matrix."""
-    rows = np.repeat(np.arange(len(indices)), indices.shape[1] * indices.shape[2])
-    fired = values.ravel() > 0
-    entries = (values.ravel()[fired].astype(np.float32), (rows[fired], indices.ravel()[fired].astype(np.int64)))
-    return sp.coo_matrix(entries, shape=(len(indices), n_concepts)).tocsr()
+    """xi(x): the codes of each concept summed over the tokens of an image, as a sparse (b, k) float32 matrix.
+
+    Sums of float16 codes are exact in float64; they are rounded once.
+    """
+    n_images, step = len(indices), max(1, DENSE // n_concepts)
+    energies, columns, counts = [], [], [np.zeros(1, np.int64)]
+    for first in range(0, n_images, step):
+        some, codes = indices[first : first + step].reshape(-1, indices.shape[1] * indices.shape[2]), values[first : first + step]
+        places = (some + np.arange(len(some))[:, None] * n_concepts).ravel()
+        sums = np.bincount(places, weights=codes.ravel(), minlength=len(some) * n_concepts)
+        found = np.flatnonzero(sums)
+        energies.append(sums[found].astype(np.float32))
+        columns.append(found % n_concepts)
+        counts.append(np.bincount(found // n_concepts, minlength=len(some)))
+    bounds = np.concatenate(counts).cumsum()
+    if n_images == 0:
+        return sp.csr_matrix((0, n_concepts), dtype=np.float32)
+    return sp.csr_matrix((np.concatenate(energies), np.concatenate(columns), bounds), shape=(n_images, n_concepts))

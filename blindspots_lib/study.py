@@ -86,7 +86,8 @@ class SAEConfig(Part):
     batch_size: Count = 2048  # tokens a step
     buffer_size: Count = 262_144  # tokens held in memory and shuffled together
     points_per_candidate: Count = 128  # tokens a centroid that k-means sees
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the products with V and C; parameters are float32
+    search: Literal["float32", "bfloat16", "int8"] = "float32"  # of the products that look for the largest codes
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps

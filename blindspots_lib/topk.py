@@ -4,22 +4,23 @@ At the paper's size one batch of dense codes takes hundreds of megabytes, and ch
 Here a tile of the product is formed, its largest entries are taken while it is in the cache, and it is overwritten.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, Shaped
 from torch import Tensor
 
 TILE = (1024, 4096)  # rows of X, rows of V: 16 MB of product in float32
 STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
-SPARE = 2  # with a coarse search, candidates kept for each of the k that are asked for
+SPARE = {torch.bfloat16: 2, torch.int8: 2}  # candidates that a coarse search keeps for each of the k that are asked for
 
 
 class Largest(NamedTuple):
     """The k largest entries of each row, largest first."""
 
     indices: Int[Tensor, "n k"]
-    values: Float[Tensor, "n k"]
+    values: Shaped[Tensor, "n k"]
 
 
 def top_products(
@@ -27,35 +28,62 @@ def top_products(
 ) -> Largest:
     """The k largest of x_n . weight_m + bias_m for each n, with the m they belong to.
 
-    With `search` (torch.bfloat16, say) the products are formed in that dtype to find `SPARE` times k candidates; their
-    values, and the choice among them, are those of x's own dtype. Raises ValueError if k exceeds m.
+    With `search` bfloat16 or int8 the products are formed in that dtype to find `SPARE` times k candidates; their values,
+    and the choice among them, are those of x's own dtype. Raises ValueError if k exceeds m.
     """
     if k > len(weight):
         raise ValueError(f"k = {k}: must not exceed the {len(weight)} rows to choose from")
     if search is None or search == x.dtype:
-        return search_tiles(x, weight, bias, k)
-    found = search_tiles(x.to(search), weight, bias, min(SPARE * k, len(weight)))
-    return decide(x, weight, bias, found.indices, k)
+        return search_tiles(FloatTiles(x), weight, bias, k)
+    n_candidates = min(SPARE[search] * k, len(weight))
+    tiles = Int8Tiles(x, weight) if search == torch.int8 else FloatTiles(x.to(search))
+    return decide(x, weight, bias, search_tiles(tiles, weight, bias, n_candidates).indices, k)
 
 
-def search_tiles(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
-    """Exact in the dtype of x; `weight` and `bias` are brought to it tile by tile."""
+class FloatTiles:
+    """Tiles of X V^T + v in the dtype of X; V and v are brought to it tile by tile."""
+
+    def __init__(self, x: Float[Tensor, "n d"]):
+        self.x = x
+        self.memory = x.new_empty(min(TILE[0], len(x)) * TILE[1])
+
+    def columns(self, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"]) -> Iterator[Float[Tensor, "r m"]]:
+        """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
+        weight, bias = weight.to(self.x.dtype), bias.to(self.x.dtype)
+        for rows in self.x.split(TILE[0]):
+            yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), -1))
+
+
+class Int8Tiles:
+    """The same from X and V as integers in -127..127, each in one unit: 127 steps to its largest entry."""
+
+    def __init__(self, x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"]):
+        x_unit, self.unit = x.abs().amax() / 127, weight.abs().amax() / 127
+        self.x, self.bias_unit = (x / x_unit).round_().to(torch.int8), x_unit * self.unit
+        self.memory = torch.empty(min(TILE[0], len(x)) * TILE[1], dtype=torch.int32, device=x.device)
+
+    def columns(self, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"]) -> Iterator[Int32[Tensor, "r m"]]:
+        """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
+        weight = (weight / self.unit).round_().to(torch.int8)
+        bias = (bias / self.bias_unit).round_().to(torch.int32)
+        for rows in self.x.split(TILE[0]):
+            tile = self.memory[: len(rows) * len(weight)].view(len(rows), -1)
+            yield torch._int_mm(rows, weight.T, out=tile).add_(bias)
+
+
+def search_tiles(tiles: FloatTiles | Int8Tiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
+    """The k largest of each row over all tiles, exact in the dtype of the tiles."""
     values, indices = [], []
-    memory = x.new_empty(min(TILE[0], len(x)) * min(TILE[1], len(weight)))
     for column in range(0, len(weight), TILE[1]):
-        part = weight[column : column + TILE[1]].to(x.dtype).T
-        offset = bias[column : column + TILE[1]].to(x.dtype)
-        found = []
-        for rows in x.split(TILE[0]):
-            tile = memory[: len(rows) * part.shape[1]].view(len(rows), -1)
-            found.append(largest_of(torch.addmm(offset, rows, part, out=tile), min(k, part.shape[1])))
+        part = slice(column, column + TILE[1])
+        found = [largest_of(tile, min(k, tile.shape[1])) for tile in tiles.columns(weight[part], bias[part])]
         values.append(torch.cat([tile.values for tile in found]))
         indices.append(torch.cat([tile.indices for tile in found]) + column)
     best = torch.cat(values, dim=1).topk(k, dim=1)
     return Largest(torch.cat(indices, dim=1).gather(1, best.indices), best.values)
 
 
-def largest_of(tile: Float[Tensor, "n m"], k: int) -> Largest:
+def largest_of(tile: Shaped[Tensor, "n m"], k: int) -> Largest:
     """`tile.topk(k)`, by the elementwise maximum of stripes of columns.
 
     An entry among the k largest lies at a position of one of the k largest maxima: any other position has k entries
@@ -85,9 +113,7 @@ def decide(
     return Largest(candidates.gather(1, best.indices), best.values)
 
 
-def products_above(
-    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], threshold: float
-) -> Largest:
+def products_above(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], threshold: float) -> Largest:
     """All of x_n . weight_m + bias_m that are positive and at least `threshold`, in the order of m.
 
     As many columns as the row with the most has; where a row has fewer, the value is 0.

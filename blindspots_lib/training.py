@@ -84,9 +84,8 @@ class Trainer:
 
     def step(self, x: Float[Tensor, "n d"], rate: float) -> dict:
         """One optimizer step on a batch; returns its loss, R2, L0 and number of dead concepts."""
-        dtype = getattr(torch, self.config.precision)
         dead = self.silent >= self.config.dead_after
-        found = sae_gradients(self.sae, x, dead, self.config.auxiliary_weight, dtype)
+        found = sae_gradients(self.sae, x, dead, self.config.auxiliary_weight, getattr(torch, self.config.search))
         self.optimizer.step(found.gradients, rate, MAX_NORM, self.project)
         self.silent += 1
         fired = found.codes.values > 0

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from benchmarks.peers import import_overcomplete
 from blindspots_lib.dictionaries import decode
 from blindspots_lib.formats import read_overcomplete, to_overcomplete
-from blindspots_lib.sae import TopKSAE
+from blindspots_lib.sae import TopKSAE, load_sae
 from blindspots_lib.study import StudyError
 
 D, K, C = 6, 20, 15
@@ -99,7 +99,11 @@ def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
     with pytest.raises(StudyError, match="holds no running_threshold; give it"):
         read_overcomplete(tmp_path / "a.safetensors", k=None, selection="threshold")
     torch.save(small_state() | {"running_threshold": torch.tensor(0.829)}, tmp_path / "b.pt")
-    assert read_overcomplete(tmp_path / "b.pt", k=None, selection="threshold").threshold.item() == pytest.approx(0.829)
+    sae = read_overcomplete(tmp_path / "b.pt", k=None, selection="threshold")
+    sae.save_pretrained(tmp_path / "saved")
+    again = load_sae(tmp_path / "saved")
+    assert again.k is None
+    assert again.threshold.item() == pytest.approx(0.829)
 
 
 def test_pickles_and_torn_files_are_refused(tmp_path):

@@ -33,10 +33,11 @@ def test_stripes_lose_nothing(case):
     assert torch.equal(tile.gather(1, found.indices), found.values)
 
 
-def test_a_coarse_search_decides_in_full_precision(small_tiles):
+@pytest.mark.parametrize("search", [torch.bfloat16, torch.int8])
+def test_a_coarse_search_decides_in_full_precision(small_tiles, search):
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(40, 64), torch.randn(700, 64), torch.randn(700)
-    exact, coarse = top_products(x, weight, bias, 5), top_products(x, weight, bias, 5, search=torch.bfloat16)
+    x, weight, bias = torch.randn(40, 64), torch.randn(700, 64) * torch.rand(700, 1) * 5, torch.randn(700)
+    exact, coarse = top_products(x, weight, bias, 5), top_products(x, weight, bias, 5, search)
     assert (exact.indices == coarse.indices).float().mean() > 0.98
     shared = exact.indices == coarse.indices
     torch.testing.assert_close(coarse.values[shared], exact.values[shared])

@@ -131,7 +131,7 @@ def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
 def test_bfloat16_products_train_nearly_as_well(shards, tmp_path):
     last = {}
     for precision in ("float32", "bfloat16"):
-        config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision})
+        config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision, "search": precision})
         _, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / f"{precision}.pt")
         last[precision] = np.mean([row["r2"] for row in history[-20:]])
     assert last["bfloat16"] == pytest.approx(last["float32"], abs=0.02)
