@@ -83,12 +83,14 @@ def growth_rows(curves: dict[str, dict[int, float]]) -> list[Row]:
 
 
 def plot_growth(curves: dict[str, dict[int, float]]) -> Figure:
-    """One panel a curve, both axes logarithmic, with the line of the same last point and slope 1."""
+    """One panel a curve, in plain axes, with the straight line that fits it best."""
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), layout="constrained")
     for axis, (name, curve) in zip(axes.T.ravel(), curves.items(), strict=True):
-        n, y = np.array(list(curve)), np.array(list(curve.values()))
-        axis.plot(n, y[-1] * n / n[-1], color="#999999", linewidth=1, linestyle="--", label="in proportion")
-        axis.plot(n, y, marker="o", markersize=4, color=INK, label=f"measured, exponent {exponent(curve):.2f}")
-        axis.set(xscale="log", yscale="log", title=name, xlabel="images" if "K = 32" in name else "concepts K")
-        axis.legend(frameon=False, fontsize=7)
+        n, y = np.array(list(curve)) / 1000, np.array(list(curve.values()))
+        axis.plot(n, np.polyval(np.polyfit(n, y, 1), n), color="#999999", linewidth=1, linestyle="--", label="straight line")
+        axis.plot(n, y, "o", markersize=5, color=INK, label=f"measured (power law {exponent(curve):.2f})")
+        by_images = "K = 32" in name
+        axis.set_title(name, fontsize=9)
+        axis.set(xlabel="images, thousands" if by_images else "concepts K, thousands", ylim=(0, 1.2 * y.max()), xlim=(0, None))
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
     return figure

@@ -51,7 +51,7 @@ def train(dictionary: str, n_concepts: int) -> int:
         if step == 1:
             (PROJECT_ROOT / "runs").mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=PROJECT_ROOT / "runs") as folder:
-                trainer.save(Path(folder) / "checkpoint.pt")
+                trainer.save(Path(folder) / "checkpoint.safetensors")
     assert torch.isfinite(trainer.sae.encoder.weight).all()
     return resource_high_water()
 

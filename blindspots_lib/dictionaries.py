@@ -157,7 +157,7 @@ class ArchetypalDictionary(nn.Module):
                 total = rows.sum(dim=1, keepdim=True)
             rows.div_(total)
         else:
-            rows.mul_((self.radius / rows.norm(dim=1, keepdim=True)).clamp_(max=1))
+            rows.mul_(self.radius / rows.norm(dim=1, keepdim=True).clamp_(min=max(self.radius, 1e-30)))
 
     @torch.no_grad()
     def project(self) -> None:

@@ -61,12 +61,3 @@ class RowAdamW:
                 eps=1e-8, maximize=False,
             )  # fmt: skip
             project(gradient.name, rows)
-
-    def state_dict(self) -> dict:
-        return {"means": self.means, "squares": self.squares, "n_steps": self.n_steps}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name in self.parameters:
-            self.means[name].copy_(state["means"][name])
-            self.squares[name].copy_(state["squares"][name])
-        self.n_steps = state["n_steps"]

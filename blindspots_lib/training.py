@@ -1,10 +1,13 @@
 """One SAE training loop: candidates by k-means, then AdamW on the reconstruction, with a term that revives dead concepts."""
 
+import json
 import math
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,11 +39,11 @@ def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig | None = None, 
         return artifact
     artifact.begin()
     rows = TrainingTokens(tokens, config)
-    sae, history = train_sae(rows, config, checkpoint=artifact.folder / "checkpoint.pt")
+    sae, history = train_sae(rows, config, checkpoint=artifact.folder / "checkpoint.safetensors")
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
     write_json(artifact.folder / "history.json", history)
-    (artifact.folder / "checkpoint.pt").unlink(missing_ok=True)
+    (artifact.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
 
@@ -98,20 +101,29 @@ class Trainer:
         if module == "dictionary":
             self.sae.dictionary.project_rows(parameter, rows)
 
-    def save(self, path: Path) -> None:
-        state = {
-            "sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict(), "silent": self.silent,
-            "variance": self.variance, "history": self.history,
-        }  # fmt: skip
-        with replacing(path) as partial, open(partial, "wb") as file:
-            torch.save(state, file)
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that decide how the training goes on, under the names that a checkpoint gives them."""
+        parts = {"sae": self.sae.state_dict(), "means": self.optimizer.means, "squares": self.optimizer.squares}
+        named = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return named | {"silent": self.silent}
 
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, tensor by tensor from where they lie."""
+        numbers = {"n_steps": self.optimizer.n_steps, "variance": self.variance, "history": self.history}
+        with replacing(path) as partial:
+            save_file(self.tensors(), partial, metadata={"numbers": json.dumps(numbers)})
+
+    @torch.no_grad()
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-        self.sae.load_state_dict(state["sae"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.silent.copy_(state["silent"])
-        self.variance, self.history = state["variance"], state["history"]
+        """Go on from a checkpoint. Raises StudyError if it is not whole."""
+        try:
+            with safe_open(path, "pt") as file:
+                for name, tensor in self.tensors().items():
+                    tensor.copy_(file.get_tensor(name))
+                numbers = json.loads(file.metadata()["numbers"])
+        except (SafetensorError, OSError) as error:
+            raise StudyError(f"{path}: not a whole checkpoint ({error}); delete it and train again") from None
+        self.optimizer.n_steps, self.variance, self.history = numbers["n_steps"], numbers["variance"], numbers["history"]
 
 
 def make_sae(d: int, config: SAEConfig) -> TopKSAE:

@@ -34,6 +34,28 @@ def test_quality_is_that_of_the_cards(model):
         assert re.search(rf"^\| {row}, by the oracle \| (.*?);", card, re.M)[1] in README
 
 
+def measured(entry: dict) -> str:
+    """A row of figures/bench/ratios.json as README states it."""
+    form, unit = {"x": ("{:.1f}", "×"), "GB": ("{:.2f}", " GB"), "exponent": ("{:.2f}", ""), "R2": ("{:+.3f}", "")}[entry["unit"]]
+    text = form.format(entry["median"]) + unit
+    if entry["repeats"] > 1:
+        text += f" [{form.format(entry['min'])}, {form.format(entry['max'])}]"
+    return text.replace("-", "−")
+
+
+def test_ratios_are_those_that_were_measured():
+    table = json.loads((PROJECT_ROOT / "figures" / "bench" / "ratios.json").read_text())
+    rows = [line for line in README.splitlines() if line.startswith("| ") and ("×" in line or " GB |" in line or "R²" in line)]
+    stated = [entry for entry in table.values() if entry["bar"] is not None and entry["unit"] != "exponent"]
+    assert len(stated) >= 10
+    assert [entry for entry in stated if not any(measured(entry) in row for row in rows)] == []
+
+
+def test_stability_is_that_of_the_figure():
+    for entry in numbers("stability").values():
+        assert f"{entry['mean_cosine_mean']:.2f}" in README
+
+
 def test_every_link_to_a_file_leads_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'(?:src|href)="([^"]+)"', README)
     assert len(links) > 10

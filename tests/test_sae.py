@@ -34,6 +34,15 @@ def test_projection_worked_out_by_hand():
     assert torch.allclose(dictionary.atoms(), torch.tensor([[3.6, 1.8], [0.3, 4.4], [2.0, 2.0]]))
 
 
+def test_a_radius_of_zero_keeps_atoms_in_the_hull():
+    dictionary = DenseArchetypalDictionary(n_concepts=2, n_candidates=2, d=2, radius=0.0)
+    with torch.no_grad():
+        dictionary.weights.fill_(1.0)
+        dictionary.relaxation.copy_(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    dictionary.project()
+    assert dictionary.relaxation.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
 def test_start_puts_atoms_on_candidates_and_codes_are_a_kth_of_the_cosine():
     candidates = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=6)

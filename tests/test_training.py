@@ -37,17 +37,16 @@ from test_training import ListedTokens, TrainingTokens
 from blindspots_lib import training
 from blindspots_lib.study import SAEConfig
 
-save, written = torch.save, []
+save_file, written = training.save_file, []
 
-def save_or_die(state, file):
-    written.append(file)
+def save_or_die(tensors, path, metadata):
+    written.append(path)
     if len(written) == 3:
-        file.write(b"half a checkpoint")
-        file.flush()
+        Path(path).write_bytes(b"half a checkpoint")
         os.kill(os.getpid(), signal.SIGKILL)
-    return save(state, file)
+    return save_file(tensors, path, metadata)
 
-torch.save = save_or_die
+training.save_file = save_or_die
 shards = torch.load(os.environ["TOKENS"], weights_only=True)
 config = SAEConfig.model_validate_json(os.environ["CONFIG"])
 tokens = TrainingTokens(ListedTokens([shard.numpy() for shard in shards]), config)
@@ -69,7 +68,7 @@ def shards():
 @pytest.mark.parametrize("kind", ["dense", "local", "free"])
 def test_training_explains_tokens_better_than_their_mean_and_than_it_began(shards, tmp_path, kind):
     config = CONFIG.model_copy(update={"n_steps": 200, "dictionary": kind, "n_neighbours": 8})
-    sae, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / "checkpoint.pt")
+    sae, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / "checkpoint.safetensors")
     assert history[-1]["r2"] > max(0.5, history[0]["r2"] + 0.1)
     rows = torch.from_numpy(np.concatenate(shards).reshape(-1, 16)).float()
     residual = (sae(rows)[0] - rows).square().sum(1).mean()
@@ -86,18 +85,23 @@ def test_training_explains_tokens_better_than_their_mean_and_than_it_began(shard
 def test_killed_training_resumes_to_the_same_bytes(shards, tmp_path, run_python, kind):
     config = CONFIG.model_copy(update={"dictionary": kind, "n_neighbours": 8, "buffer_size": 600})  # several windows an epoch
     tokens = TrainingTokens(ListedTokens(shards), config)
-    whole, history = train_sae(tokens, config, tmp_path / "whole.pt")
+    whole, history = train_sae(tokens, config, tmp_path / "whole.safetensors")
     torch.save([torch.from_numpy(shard) for shard in shards], tmp_path / "tokens.pt")
-    checkpoint = tmp_path / "killed.pt"
+    checkpoint = tmp_path / "killed.safetensors"
     killed = run_python(
         KILLED_TRAINING, TOKENS=str(tmp_path / "tokens.pt"), CONFIG=config.model_dump_json(), CHECKPOINT=str(checkpoint)
     )
     assert killed.returncode == -9, killed.stderr
-    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 16
+    trainer = Trainer(make_sae(16, config), config)
+    trainer.load(checkpoint)
+    assert len(trainer.history) == trainer.optimizer.n_steps == 16
     resumed, resumed_history = train_sae(tokens, config, checkpoint)
     assert resumed_history == history
     for name, expected in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], expected), name
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(StudyError, match="not a whole checkpoint"):
+        train_sae(tokens, config, checkpoint)
 
 
 def test_learning_rate_warms_up_and_ends_low():
@@ -132,7 +136,7 @@ def test_bfloat16_products_train_nearly_as_well(shards, tmp_path):
     last = {}
     for precision in ("float32", "bfloat16"):
         config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision, "search": precision})
-        _, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / f"{precision}.pt")
+        _, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / f"{precision}.safetensors")
         last[precision] = np.mean([row["r2"] for row in history[-20:]])
     assert last["bfloat16"] == pytest.approx(last["float32"], abs=0.02)
     assert last["bfloat16"] != last["float32"]
