@@ -47,7 +47,7 @@ def run_encode(n_concepts: int = 32_000) -> list[Row]:
         "bfloat16": lambda: sae.encode(tokens, torch.bfloat16), "int8": lambda: sae.encode(tokens, torch.int8),
         "product": lambda: tokens @ sae.encoder.weight.T,
         "product, bfloat16": product_in_bfloat16(sae, tokens),
-    }, repeats=9)  # fmt: skip
+    }, repeats=25)  # fmt: skip
     what, against = f"encode + top-5, {N_TOKENS:,} tokens, K = {n_concepts:,}", "Overcomplete TopKSAE.encode, float32"
     return [
         Row(f"{what}, float32", against, ratios(seconds, "peer", "float32"), 2, note="same indices"),
