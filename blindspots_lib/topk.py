@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int, Int32, Shaped
 from torch import Tensor
 
-TILE = (1024, 4096)  # rows of X, rows of V: 16 MB of product in float32
+ROWS = 1024  # of X in a tile
+COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
 STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
 SPARE = {torch.bfloat16: 2, torch.int8: 2}  # candidates that a coarse search keeps for each of the k that are asked for
 
@@ -44,13 +45,13 @@ class FloatTiles:
     """Tiles of X V^T + v in the dtype of X; V and v are brought to it tile by tile."""
 
     def __init__(self, x: Float[Tensor, "n d"]):
-        self.x = x
-        self.memory = x.new_empty(min(TILE[0], len(x)) * TILE[1])
+        self.x, self.width = x, COLUMNS[x.dtype]
+        self.memory = x.new_empty(min(ROWS, len(x)) * self.width)
 
     def columns(self, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"]) -> Iterator[Float[Tensor, "r m"]]:
         """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
         weight, bias = weight.to(self.x.dtype), bias.to(self.x.dtype)
-        for rows in self.x.split(TILE[0]):
+        for rows in self.x.split(ROWS):
             yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), -1))
 
 
@@ -60,13 +61,14 @@ class Int8Tiles:
     def __init__(self, x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"]):
         x_unit, self.unit = x.abs().amax() / 127, weight.abs().amax() / 127
         self.x, self.bias_unit = (x / x_unit).round_().to(torch.int8), x_unit * self.unit
-        self.memory = torch.empty(min(TILE[0], len(x)) * TILE[1], dtype=torch.int32, device=x.device)
+        self.width = COLUMNS[torch.int8]
+        self.memory = torch.empty(min(ROWS, len(x)) * self.width, dtype=torch.int32, device=x.device)
 
     def columns(self, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"]) -> Iterator[Int32[Tensor, "r m"]]:
         """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
         weight = (weight / self.unit).round_().to(torch.int8)
         bias = (bias / self.bias_unit).round_().to(torch.int32)
-        for rows in self.x.split(TILE[0]):
+        for rows in self.x.split(ROWS):
             tile = self.memory[: len(rows) * len(weight)].view(len(rows), -1)
             yield torch._int_mm(rows, weight.T, out=tile).add_(bias)
 
@@ -74,8 +76,8 @@ class Int8Tiles:
 def search_tiles(tiles: FloatTiles | Int8Tiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
     """The k largest of each row over all tiles, exact in the dtype of the tiles."""
     values, indices = [], []
-    for column in range(0, len(weight), TILE[1]):
-        part = slice(column, column + TILE[1])
+    for column in range(0, len(weight), tiles.width):
+        part = slice(column, column + tiles.width)
         found = [largest_of(tile, min(k, tile.shape[1])) for tile in tiles.columns(weight[part], bias[part])]
         values.append(torch.cat([tile.values for tile in found]))
         indices.append(torch.cat([tile.indices for tile in found]) + column)
@@ -119,12 +121,12 @@ def products_above(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: 
     As many columns as the row with the most has; where a row has fewer, the value is 0.
     """
     rows, columns, values = [], [], []
-    for first in range(0, len(x), TILE[0]):
-        for column in range(0, len(weight), TILE[1]):
-            part = slice(column, column + TILE[1])
-            tile = torch.addmm(bias[part], x[first : first + TILE[0]], weight[part].T)
+    tiles = FloatTiles(x)
+    for column in range(0, len(weight), tiles.width):
+        part = slice(column, column + tiles.width)
+        for number, tile in enumerate(tiles.columns(weight[part], bias[part])):
             found = ((tile >= threshold) & (tile > 0)).nonzero()
-            rows.append(found[:, 0] + first)
+            rows.append(found[:, 0] + number * ROWS)
             columns.append(found[:, 1] + column)
             values.append(tile[found[:, 0], found[:, 1]])
     row, order = torch.cat(rows).sort(stable=True)

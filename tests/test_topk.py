@@ -7,7 +7,8 @@ from blindspots_lib.topk import largest_of, products_above, top_products
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(topk, "TILE", (16, 96))
+    monkeypatch.setattr(topk, "ROWS", 16)
+    monkeypatch.setattr(topk, "COLUMNS", dict.fromkeys(topk.COLUMNS, 96))
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(50, 500, 1), (16, 96, 3), (33, 1001, 7), (3, 5, 5), (1, 200, 100)])
