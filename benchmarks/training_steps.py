@@ -93,7 +93,7 @@ def run_archetypal(n: int = 8000) -> list[Row]:
     ]
 
 
-def run_equal_tokens(n: int = 8000, n_directions: int = 500, n_steps: int = 600) -> Row:
+def run_equal_tokens(n: int = 8000, n_directions: int = 500, n_steps: int = 200) -> Row:
     """R2 that local W loses to dense W after the same tokens, from k-means candidates as in every training."""
     tokens, _ = make_tokens(64 * BATCH, n_directions, seed=1)
     candidates = kmeans_candidates(tokens, n, seed=0)
