@@ -35,7 +35,8 @@ def kinds(study: Study) -> dict[str, str]:
 def run_config(study: Study, dictionary: str, start: str, run: int) -> SAEConfig:
     """The study's SAE with other seeds: run 0 is the same for both starts."""
     seeds = {"seed": study.sae.seed + run, "kmeans_seed": study.sae.kmeans_seed + (run if start == "independent" else 0)}
-    return study.sae.model_copy(update={"dictionary": dictionary, "n_steps": study.stability.n_steps, **seeds})
+    cost = {"n_steps": study.stability.n_steps, "points_per_candidate": study.stability.points_per_candidate}
+    return study.sae.model_copy(update={"dictionary": dictionary, **cost, **seeds})
 
 
 class Run(NamedTuple):
@@ -59,7 +60,7 @@ def train_runs(study: Study, tokens: TokenSource) -> list[Run]:
 
 def compare_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:
     """One row for each two runs of a kind and a start: how alike their living atoms are, matched one to one."""
-    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE)
+    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE, study.sae.seed)
     rows = []
     for (kind, start), some in itertools.groupby(runs, key=lambda run: (run.kind, run.start)):
         saes = [load_sae(run.artifact.folder) for run in some]
@@ -87,7 +88,7 @@ def compare_atoms(kind: str, start: str, atoms: list[Tensor]) -> list[dict]:
 
 def describe_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:
     """One row for each SAE that was trained: what it rebuilds, how sparsely, and how its living atoms lie."""
-    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE)
+    sample = TrainingTokens(tokens, study.sae).sample(SAMPLE, study.sae.seed)
     started = {(run.start, run.number): run.artifact.folder for run in runs if run.kind == "RA-SAE"}
     rows = []
     for run in runs:

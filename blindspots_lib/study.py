@@ -95,7 +95,7 @@ class SAEConfig(Part):
     auxiliary_weight: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
     dead_after: Count = 20  # steps without firing until a concept counts as dead
     seed: Annotated[int, Field(ge=0)] = 0  # of the order of the tokens
-    kmeans_seed: Annotated[int, Field(ge=0)] = 0  # of the candidates
+    kmeans_seed: Annotated[int, Field(ge=0)] = 0  # of the candidates: k-means and the tokens it sees
     checkpoint_every: Count = 200  # steps
 
 
@@ -115,6 +115,7 @@ class Stability(Part):
 
     n_runs: Annotated[int, Field(ge=2)] = 3  # of each kind and start
     n_steps: Count  # of each training
+    points_per_candidate: Count = 32  # tokens a centroid that k-means sees
 
 
 class Study(Part):

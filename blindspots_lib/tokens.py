@@ -148,9 +148,9 @@ class TrainingTokens:
         for batch in range(first, len(buffer) // self.batch_size):
             yield buffer[order[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
-    def sample(self, n: int) -> Float[Tensor, "n d"]:
+    def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         """n tokens drawn without replacement, or all if there are no more, in their order."""
-        chosen = np.random.default_rng(self.seed).choice(len(self), size=min(n, len(self)), replace=False)
+        chosen = np.random.default_rng(seed).choice(len(self), size=min(n, len(self)), replace=False)
         chosen.sort()
         starts = np.cumsum([0, *self.sizes])
         bounds = np.searchsorted(chosen, starts)

@@ -144,7 +144,7 @@ def train_sae(tokens: TrainingTokens, config: SAEConfig, checkpoint: Path) -> tu
     if checkpoint.exists():
         trainer.load(checkpoint)
     else:
-        trainer.start(tokens.sample(config.points_per_candidate * config.n_candidates))
+        trainer.start(tokens.sample(config.points_per_candidate * config.n_candidates, config.kmeans_seed))
     trainer.sae.dictionary.prepare_training(getattr(torch, config.precision))
     done = len(trainer.history)
     batches = tokens.batches(first_step=done)

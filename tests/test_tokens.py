@@ -57,26 +57,26 @@ def test_a_batch_larger_than_everything_is_everything():
 @pytest.mark.parametrize(("selection", "expected"), [("all", [0, 1, 2, 3, 4, 5]), ("patches", [2, 5]), ("cls", [0, 3])])
 def test_selected_tokens(selection, expected):
     tokens = make_tokens([1, 1], tokens=selection)
-    assert tokens.sample(100).flatten().tolist() == expected
+    assert tokens.sample(100, 0).flatten().tolist() == expected
 
 
 def test_a_sample_is_drawn_over_all_shards_without_replacement():
     tokens = make_tokens([50, 1, 49])
-    drawn = tokens.sample(100).flatten().tolist()
+    drawn = tokens.sample(100, 0).flatten().tolist()
     assert len(set(drawn)) == 100
     assert drawn == sorted(drawn)
     assert 20 < sum(value < 150 for value in drawn) < 80
-    assert tokens.sample(10**6).flatten().tolist() == list(range(300))
+    assert tokens.sample(10**6, 0).flatten().tolist() == list(range(300))
 
 
 def test_lost_images_are_left_out_and_broken_ones_named():
     shards = numbered_shards([4])
     shards[0][1] = np.nan
     tokens = TrainingTokens(ListedTokens(shards), CONFIG)
-    assert tokens.sample(100).flatten().tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert tokens.sample(100, 0).flatten().tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
     shards[0][3, 2] = np.nan
     with pytest.raises(StudyError, match="shard 0: image 3 has NaN or infinite tokens"):
-        tokens.sample(100)
+        tokens.sample(100, 0)
 
 
 def test_tokens_that_are_not_kept_give_the_same_results(make_study):
