@@ -46,7 +46,9 @@ def measured(entry: dict) -> str:
 def test_ratios_are_those_that_were_measured():
     table = json.loads((PROJECT_ROOT / "figures" / "bench" / "ratios.json").read_text())
     rows = [line for line in README.splitlines() if line.startswith("| ") and ("×" in line or " GB |" in line or "R²" in line)]
-    stated = [entry for entry in table.values() if entry["bar"] is not None and entry["unit"] != "exponent"]
+    stated = [
+        entry for what, entry in table.items() if entry["unit"] != "exponent" and (entry["bar"] is not None or "int8" in what)
+    ]
     assert len(stated) >= 10
     assert [entry for entry in stated if not any(measured(entry) in row for row in rows)] == []
 
