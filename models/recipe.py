@@ -68,6 +68,7 @@ class Schedule:
     warmup_steps: int = 200
     weight_decay: float = 0.01
     seed: int = 0
+    optimizer: str = "adamw"  # or "muon": matrices inside the transformer by Muon, the rest by AdamW
 
     def factor(self, step: int) -> float:
         """Linear warm-up, then cosine to 0."""
@@ -91,26 +92,28 @@ def fit(
     folder = CHECKPOINTS_DIR / name
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in modules.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.99))
+    optimizers = make_optimizers(modules, schedule)
     first, earlier = 0, 0.0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
         first, earlier = state["step"], state["seconds"]
     started = saved = time.monotonic()
     modules.to(memory_format=torch.channels_last).train()
     bar = tqdm(range(first, schedule.n_steps), initial=first, total=schedule.n_steps, desc=name, mininterval=10)
     for step in bar:
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = schedule.learning_rate * schedule.factor(step)
         torch.manual_seed(schedule.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16):  # float32 weights, bfloat16 products
             losses = loss_of_step(step, np.random.default_rng([schedule.seed, step]))
-        optimizer.zero_grad(set_to_none=True)
+        modules.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         after_step(step)
         if step % 50 == 0:
             row = {"step": step, **{key: round(value.item(), 5) for key, value in losses.items()}}
@@ -120,12 +123,25 @@ def fit(
         now = time.monotonic()
         if now - saved > CHECKPOINT_SECONDS or step + 1 == schedule.n_steps:
             state = {"modules": modules.state_dict(), "step": step + 1,
-                     "optimizer": optimizer.state_dict(), "seconds": earlier + now - started}  # fmt: skip
+                     "optimizers": [optimizer.state_dict() for optimizer in optimizers], "seconds": earlier + now - started}  # fmt: skip
             torch.save(state, folder / "checkpoint.partial")
             os.replace(folder / "checkpoint.partial", folder / "checkpoint.pt")
             saved = now
     modules.eval()
     return earlier + time.monotonic() - started
+
+
+def make_optimizers(modules: nn.ModuleDict, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices of transformer blocks and AdamW for the rest."""
+    named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
+    matrices = [
+        p for name, p in named if schedule.optimizer == "muon" and "blocks." in name and p.ndim == 2 and min(p.shape) > 16
+    ]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    common = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
+    adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), **common)
+    return [adamw, torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common)] if matrices else [adamw]
 
 
 def write_card(folder: Path, title: str, facts: Mapping[str, object], limits: str) -> None:

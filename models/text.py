@@ -2,19 +2,17 @@
 
 import json
 
-from models.recipe import Corpus
-
 MAX_TOKENS = 20
 
 
-def clip_tokenizer(corpus: Corpus):
+def clip_tokenizer(captions: list[str]):
     """A byte-pair tokenizer in which every word of the captions is one token."""
     import tokenizers
     from transformers import CLIPTokenizer
 
     learned = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
     learned.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    learned.train_from_iterator(corpus.captions, tokenizers.trainers.BpeTrainer(
+    learned.train_from_iterator(captions, tokenizers.trainers.BpeTrainer(
         vocab_size=2_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
         special_tokens=["<|startoftext|>", "<|endoftext|>"],
     ))  # fmt: skip
@@ -27,11 +25,11 @@ def clip_tokenizer(corpus: Corpus):
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
-def t5_tokenizer(corpus: Corpus):
+def t5_tokenizer(captions: list[str]):
     """A unigram tokenizer in which every word of the captions is one token."""
     from transformers import T5Tokenizer
 
-    words = {"▁" + word for caption in corpus.captions for word in caption.replace(",", " ").split()}
+    words = {"▁" + word for caption in captions for word in caption.replace(",", " ").split()}
     characters = {character for word in words for character in word} | {","}
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocab += [(word, -2.0) for word in sorted(words)]
