@@ -6,8 +6,8 @@ from benchmarks.data import D, make_tokens
 from benchmarks.peers import EagerSparseTraining, OvercompleteTraining, import_overcomplete
 from benchmarks.timing import Row, ratios, time_side_by_side
 from blindspots_lib.formats import to_overcomplete
+from blindspots_lib.parts import SAEConfig
 from blindspots_lib.sae import TopKSAE
-from blindspots_lib.study import SAEConfig
 from blindspots_lib.training import Trainer, kmeans_candidates, make_sae
 
 BATCH, K_ACTIVE = 1024, 5

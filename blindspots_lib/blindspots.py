@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from blindspots_lib.concepts import Energies
-from blindspots_lib.study import Analysis
+from blindspots_lib.parts import Analysis
 
 
 def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:

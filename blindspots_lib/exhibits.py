@@ -12,10 +12,11 @@ from blindspots_lib.blindspots import ranked_deltas
 from blindspots_lib.concepts import cooccurrence
 from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.memorization import extreme_pairs
+from blindspots_lib.parts import ScenePairs
 from blindspots_lib.plotting import NAMED_FROM, embed_dictionary
 from blindspots_lib.results import Results
 from blindspots_lib.scenes import OBJECTS, draw_scene, patch_owners
-from blindspots_lib.study import ScenePairs, Study
+from blindspots_lib.study import Study
 
 SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)
 

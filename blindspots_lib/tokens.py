@@ -13,7 +13,8 @@ from tqdm import tqdm
 from blindspots_lib.artifacts import Artifact
 from blindspots_lib.features import TokenExtractor, TokenLayout, extract_tokens, features_artifact, image_tokens, open_array
 from blindspots_lib.pairs import count_images, shards_of
-from blindspots_lib.study import Backbone, SAEConfig, Study, StudyError
+from blindspots_lib.parts import Backbone, SAEConfig
+from blindspots_lib.study import Study, StudyError
 
 
 class TokenSource:

@@ -16,8 +16,8 @@ from blindspots_lib.blindspots import (
     ranked_deltas,
 )
 from blindspots_lib.concepts import Energies
+from blindspots_lib.parts import Analysis
 from blindspots_lib.statistics import ConceptStats
-from blindspots_lib.study import Analysis
 
 ANALYSIS = Analysis(n_bootstrap=400, min_images=2)
 

@@ -17,8 +17,9 @@ from blindspots_lib.features import (
     save_array,
 )
 from blindspots_lib.pairs import collect_pairs
+from blindspots_lib.parts import Backbone
 from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import PROJECT_ROOT, Backbone, StudyError
+from blindspots_lib.study import PROJECT_ROOT, StudyError
 
 
 @pytest.mark.parametrize(("size", "resize", "crop"), [((64, 64), 64, 64), ((400, 300), 256, 224), ((90, 161), 256, 224)])

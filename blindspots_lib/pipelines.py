@@ -1,0 +1,183 @@
+"""Text-to-image pipelines of diffusers: parts fetched, put together, placed on the device, asked for images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from blindspots_lib.hub import fetch
+from blindspots_lib.parts import LoRA, Scheduler, TextToImageModel, Weights
+from blindspots_lib.study import StudyError
+
+ROOM = 1.3  # memory of the device over the size of the weights, below which parts wait in main memory
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16 faster than in float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def compute_dtype(named: str = "auto"):
+    """The torch dtype of that name; "auto" is bfloat16 where it is fast, else float16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if named != "auto":
+        return getattr(torch, named)
+    if has_fast_bfloat16():
+        return torch.bfloat16
+    return torch.float16 if torch.cuda.is_available() else torch.float32
+
+
+def quiet_libraries() -> None:
+    """Keep the loaders' bars and advice out of notebooks; errors are still raised."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+@contextmanager
+def naming_load_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn whatever diffusers, transformers and safetensors raise for a folder that is not whole into one line."""
+    try:
+        yield
+    except StudyError:
+        raise
+    except Exception as error:  # these libraries raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(f"{what}: {folder} does not load ({reason})") from None
+
+
+def load_pipeline(model: TextToImageModel):
+    """The pipeline of a model, ready to run. Raises StudyError if a part is out of reach or not whole."""
+    import torch
+
+    quiet_libraries()
+    what = f"model {model.name!r}"
+    parts = {"unet": load_unet(model)} if model.unet else {}
+    pipeline = load_folder(what, model, compute_dtype(model.dtype), **parts)
+    if model.prior:
+        pipeline = with_prior(what, pipeline, load_folder(f"{what}, prior", model.prior, compute_dtype(model.dtype)))
+    if model.lora:
+        add_lora(what, pipeline, model.lora)
+    if model.scheduler:
+        pipeline.scheduler = other_scheduler(what, pipeline.scheduler, model.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(memory_format=torch.channels_last)
+    return place(pipeline, model)
+
+
+def load_folder(what: str, weights: Weights, dtype, **parts):
+    from diffusers import DiffusionPipeline
+
+    folder = fetch(weights)
+    with naming_load_errors(what, folder):
+        return DiffusionPipeline.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, variant=weights.variant, **parts
+        )
+
+
+def load_unet(model: TextToImageModel):
+    from diffusers import UNet2DConditionModel
+
+    folder = fetch(model.unet)
+    with naming_load_errors(f"model {model.name!r}, unet", folder):
+        return UNet2DConditionModel.from_pretrained(
+            str(folder), torch_dtype=compute_dtype(model.dtype), use_safetensors=True, local_files_only=True,
+            variant=model.unet.variant,
+        )  # fmt: skip
+
+
+def with_prior(what: str, decoder, prior):
+    """The two-stage pipeline of a decoder and its prior, each loaded at a revision of its own."""
+    from diffusers import AutoPipelineForText2Image
+
+    with naming_load_errors(f"{what}, prior", Path(prior.config.get("_name_or_path", ""))):
+        return AutoPipelineForText2Image.from_pipe(decoder, **{f"prior_{name}": part for name, part in prior.components.items()})
+
+
+def add_lora(what: str, pipeline, lora: LoRA) -> None:
+    folder = fetch(lora)
+    with naming_load_errors(f"{what}, lora", folder):
+        pipeline.load_lora_weights(
+            str(folder), weight_name=lora.file, adapter_name="study", use_safetensors=True, local_files_only=True
+        )
+        pipeline.set_adapters(["study"], [lora.scale])
+
+
+def other_scheduler(what: str, current, wanted: Scheduler):
+    """A scheduler of another class, on the noise schedule that the model was trained with."""
+    import diffusers
+
+    kind = getattr(diffusers, wanted.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise StudyError(
+            f"{what}: scheduler {wanted.name!r} is no scheduler of diffusers; an example: DPMSolverMultistepScheduler"
+        )
+    return kind.from_config(current.config, **wanted.arguments)
+
+
+def place(pipeline, model: TextToImageModel):
+    """Move a pipeline to the GPU, whole or, where it does not fit, part by part as each is needed."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return pipeline
+    offload = model.offload
+    if offload == "auto":
+        free, _ = torch.cuda.mem_get_info()
+        offload = "never" if ROOM * weights_size(pipeline) < free else "model"
+    if offload == "never":
+        return pipeline.to("cuda")
+    {"model": pipeline.enable_model_cpu_offload, "sequential": pipeline.enable_sequential_cpu_offload}[offload]()
+    return pipeline
+
+
+def weights_size(pipeline) -> int:
+    """Bytes of all parameters."""
+    import torch
+
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(parameter.numel() * parameter.element_size() for module in modules for parameter in module.parameters())
+
+
+class Generated(NamedTuple):
+    images: Float[np.ndarray, "b h w 3"]  # RGB in [0, 1]
+    refused: list[bool]  # by the pipeline's safety checker, which returns black in its place
+
+
+def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds: list[int]) -> Generated:
+    """One image per caption, each from noise of its own seed. Raises StudyError if the device's memory is full."""
+    import torch
+
+    sizes: dict[str, Any] = {"height": model.image_size, "width": model.image_size}
+    try:
+        with torch.inference_mode():
+            output = pipeline(
+                captions, num_inference_steps=model.steps, guidance_scale=model.guidance, output_type="np",
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds], **sizes, **model.arguments,
+            )  # fmt: skip
+    except torch.OutOfMemoryError:
+        raise StudyError(
+            f"model {model.name!r}: the GPU's memory is full at batch_size = {model.batch_size}; lower it, or set "
+            "offload: sequential; finished images are kept"
+        ) from None
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise StudyError(f"model {model.name!r}: {error}; correct its arguments in the study") from None
+    refused = getattr(output, "nsfw_content_detected", None) or [False] * len(captions)
+    return Generated(output.images, [bool(flag) for flag in refused])
