@@ -40,11 +40,11 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
 
     Raises StudyError if a long run of links cannot be reached at all.
     """
-    import httpx
+    import httpx2
 
     unreachable, waiting = 0, deque()
-    limits = httpx.Limits(max_connections=config.n_connections)
-    client = httpx.Client(
+    limits = httpx2.Limits(max_connections=config.n_connections)
+    client = httpx2.Client(
         timeout=config.timeout, follow_redirects=True, max_redirects=5, limits=limits, headers={"User-Agent": AGENT}
     )
     rows = iter(rows)
@@ -71,7 +71,7 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
 
 def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], None] = time.sleep) -> Fetched:
     """What a link gives: the bytes of a file that says it is an image, or the cause of its loss."""
-    import httpx
+    import httpx2
 
     deadline = time.monotonic() + config.timeout
     for attempt in range(N_TRIES):
@@ -79,14 +79,14 @@ def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], 
             return Fetched(read_image(client, link, config, deadline), "")
         except Refused as refused:
             cause, pause = refused.cause, refused.pause
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             cause, pause = "timeout", None
-        except httpx.TooManyRedirects:
+        except httpx2.TooManyRedirects:
             cause, pause = "too many redirects", None
-        except httpx.ConnectError:
+        except httpx2.ConnectError:
             cause, pause = UNREACHABLE, 0.0 if attempt == 0 else None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, ValueError) as error:
-            cut = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError, ValueError) as error:
+            cut = isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
             cause, pause = ("connection cut", 0.0) if cut else ("not a link", None)
         if pause is None or attempt + 1 == N_TRIES or time.monotonic() + pause > deadline:
             return Fetched(b"", cause)

@@ -177,8 +177,8 @@ def check_hash(place: Place, file: RemoteFile, path: Path) -> None:
 
 def patiently(request: Callable[[], Any], wait: Callable[[float], None] = time.sleep) -> Any:
     """The answer to a request; again, after the time the hub asks for or a growing one, if it is busy or cuts the connection."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     for attempt in range(N_TRIES):
         try:
@@ -188,9 +188,9 @@ def patiently(request: Callable[[], Any], wait: Callable[[float], None] = time.s
             if attempt + 1 == N_TRIES or not (status == 429 or status >= 500):
                 raise
             wait(retry_after(error.response.headers.get("Retry-After"), attempt))
-        except (httpx.TransportError, OSError) as error:
-            known = getattr(error, "errno", None) or isinstance(error, FileNotFoundError)  # of this machine, not the network's
-            if attempt + 1 == N_TRIES or known or isinstance(error, httpx.ConnectError):
+        except (httpx2.TransportError, OSError) as error:
+            hopeless = isinstance(error, httpx2.ConnectError | OfflineModeIsEnabled | FileNotFoundError)
+            if attempt + 1 == N_TRIES or hopeless or getattr(error, "errno", None):  # an errno is this machine's, not the network's
                 raise
             wait(retry_after(None, attempt))
 
@@ -203,7 +203,7 @@ def retry_after(header: str | None, attempt: int) -> float:
 @contextmanager
 def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
     """Turn whatever the hub's client raises into one line that says what to do."""
-    import httpx
+    import httpx2
     from huggingface_hub import errors
 
     name = f"{place.title}{': ' + file if file else ''}"
@@ -226,5 +226,5 @@ def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
         raise StudyError(f"{name}: the hub answered {status}; run again later, what came is kept") from None
-    except (httpx.HTTPError, ConnectionError) as error:
+    except (httpx2.HTTPError, ConnectionError) as error:
         raise StudyError(f"{name}: the hub is out of reach ({type(error).__name__}); connect and run again") from None

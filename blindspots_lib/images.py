@@ -54,3 +54,10 @@ def shrunk(data: bytes, side: int, name: str) -> bytes:
     buffer = io.BytesIO()
     image.resize([round(length * scale) for length in image.size], Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
+
+
+def centre_square(image: Image.Image, share: float) -> Image.Image:
+    """The square in the middle of an image whose side is `share` of the short side: what a centre crop leaves of it."""
+    side = round(min(image.size) * share)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, read_json, replacing, shard_path, write_json
-from blindspots_lib.images import decode_image, stored_bytes
+from blindspots_lib.images import centre_square, decode_image, stored_bytes
 from blindspots_lib.parts import FolderPairs, ScenePairs, contents
 from blindspots_lib.scenes import DEFAULT_PRIOR
 from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, open_source, pinned, source_inputs
@@ -197,9 +197,10 @@ def read_pair_table(artifact: Artifact) -> PairTable:
 
 
 class ImageStore:
-    """Images of an artifact by pair id, one shard in memory at a time."""
+    """Images of an artifact by pair id, as the backbone sees them (the centre crop), one shard in memory at a time."""
 
-    def __init__(self, artifact: Artifact):
+    def __init__(self, artifact: Artifact, share: float = 1.0):
+        self.share = share  # of the short side that is seen
         where = [(row["pair_id"], path) for path in shards_of(artifact) for row in read_shard(path, ["pair_id"])]
         self.shard_of = dict(where)
         self.row_of = {pair_id: row for row, (pair_id, _) in enumerate(where)}  # over all shards
@@ -211,7 +212,7 @@ class ImageStore:
             self.open_rows = {row["pair_id"]: row["image"] for row in read_shard(path, ["pair_id", "image"])}
             self.open_path = path
         name = f"image of pair {pair_id!r} in {path}"
-        return decode_image(stored_bytes(self.open_rows[pair_id], name), name)
+        return centre_square(decode_image(stored_bytes(self.open_rows[pair_id], name), name), self.share)
 
 
 def complete_pairs(artifacts: dict[str, Artifact]) -> tuple[list[str], dict[str, dict[str, int]]]:

@@ -90,6 +90,11 @@ class Results:
         return self.completeness[1]
 
     @property
+    def attrition(self) -> dict[str, int]:
+        """Candidates that gave no pair, by cause: dead links, images that do not decode, and so on."""
+        return self.image_artifacts["real"].facts["lost"]
+
+    @property
     def pair_ids(self) -> list[str]:
         """The pairs that are complete on every side; all tables and energies speak of these."""
         return self.completeness[0]
@@ -101,7 +106,8 @@ class Results:
 
     @cached_property
     def images(self) -> dict[str, ImageStore]:
-        return {source: ImageStore(artifact) for source, artifact in self.image_artifacts.items()}
+        share = self.study.backbone.crop / self.study.backbone.resize
+        return {source: ImageStore(artifact, share) for source, artifact in self.image_artifacts.items()}
 
     @cached_property
     def energies(self) -> dict[str, Energies]:

@@ -14,6 +14,10 @@ def test_every_study_in_the_project_is_valid(path):
         ({"pears": 1}, ["pears", "unknown key"]),
         ({"sae.kk": 5}, ["sae.kk", "unknown key"]),
         ({"sae.k": ...}, ["sae.k", "missing"]),
+        ({"backbone.revision": "main"}, ["backbone", "revision = 'main'"]),
+        ({"backbone": {"repo": "a/b", "revision": "main", "resize": 8, "crop": 8}}, ["backbone", "'main'", "not a commit hash"]),
+        ({"backbone": {"repo": "a/b", "resize": 8, "crop": 8}}, ["backbone", "revision", "full commit hash"]),
+        ({"models.0.path": ...}, ["models.0", "path", "repo"]),
         ({"pairs.n": "many"}, ["pairs.n", "'many'", "integer"]),
         ({"pairs.n": 0}, ["pairs.n", "0", "greater than or equal to 1"]),
         ({"analysis.suppressed_below": 0.7}, ["analysis.suppressed_below", "0.7", "less than 0.5"]),
@@ -37,7 +41,7 @@ def test_bad_value_is_named_in_one_line(make_study, changes, expected):
 
 
 def test_missing_file_and_broken_yaml_are_named(tmp_path):
-    with pytest.raises(StudyError, match=r"no such study file.*mini, smoke"):
+    with pytest.raises(StudyError, match=r"no such study file.*mini, paper, smoke, template"):
         load_study("nowhere")
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [unclosed\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-WORDS = ["a", "an", "the", "of", "on", "in", "at", "two", "three", "photo", "dog", "cat", "tree", "house", "red", "blue", "green", "and", "with", "sky", "wood", "sand"]
+WORDS = """a an the of on in at two three photo dog cat tree house red blue green and with sky wood sand""".split()  # noqa: SIM905
 WIDTH = 32  # of every text encoder, backbone and denoiser here
 PICTURE = 64  # pixels a side
 
@@ -15,17 +15,17 @@ def build_stable_diffusion(folder: Path, prediction_type: str, checked: bool) ->
     from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
-    tokenizer = clip_tokenizer(folder)
+    tokenizer = clip_tokenizer()
     text_encoder = CLIPTextModel(CLIPTextConfig(**text_shape(len(tokenizer)), max_position_embeddings=77))
     checker = safety_checker() if checked else None
     scheduler = diffusers.PNDMScheduler if checked else diffusers.DDIMScheduler
     diffusers.StableDiffusionPipeline(
         vae=autoencoder(), text_encoder=text_encoder, tokenizer=tokenizer, unet=unet(),
-        scheduler=scheduler(beta_schedule="scaled_linear", prediction_type=prediction_type, skip_prk_steps=True)
+        scheduler=scheduler(beta_schedule="scaled_linear", prediction_type=prediction_type, skip_prk_steps=True, steps_offset=1)
         if checked else scheduler(beta_schedule="scaled_linear", prediction_type=prediction_type),
         safety_checker=checker, feature_extractor=CLIPImageProcessorPil(size=PICTURE, crop_size=PICTURE),
         requires_safety_checker=checked,
-    ).save_pretrained(folder)  # fmt: skip
+    ).to(torch.float16).save_pretrained(folder, variant="fp16")  # fmt: skip
 
 
 def build_unet(folder: Path, seed: int) -> None:
@@ -49,7 +49,9 @@ def build_pixart(folder: Path) -> None:
         tokenizer=None, text_encoder=t5, vae=autoencoder(), transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     ).save_pretrained(folder)  # fmt: skip
-    sentencepiece_tokenizer(folder / "tokenizer", "spiece.model", "T5Tokenizer", pieces={"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1})
+    t5.half().save_pretrained(folder / "text_encoder", variant="fp16")  # the other parts have no such variant
+    numbers = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sentencepiece_tokenizer(folder / "tokenizer", "spiece.model", "T5Tokenizer", numbers)
     declare(folder, "tokenizer", ["transformers", "T5Tokenizer"])
 
 
@@ -79,7 +81,7 @@ def build_kandinsky(folder: Path) -> None:
         text_encoder=text_encoder, tokenizer=None, unet=denoiser, scheduler=diffusers.DDIMScheduler(clip_sample=False),
         movq=movq,
     ).save_pretrained(folder)  # fmt: skip
-    sentencepiece_tokenizer(folder / "tokenizer", "sentencepiece.bpe.model", "XLMRobertaTokenizer", pieces={})
+    sentencepiece_tokenizer(folder / "tokenizer", "sentencepiece.bpe.model", "XLMRobertaTokenizer", {})
     declare(folder, "tokenizer", ["transformers", "XLMRobertaTokenizer"])
 
 
@@ -89,7 +91,7 @@ def build_kandinsky_prior(folder: Path) -> None:
     from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
     torch.manual_seed(4)
-    tokenizer = clip_tokenizer(folder)
+    tokenizer = clip_tokenizer()
     prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=16, embedding_dim=WIDTH, num_layers=1)
     prior.clip_std.data.fill_(1.0)
     diffusers.KandinskyPriorPipeline(
@@ -98,6 +100,41 @@ def build_kandinsky_prior(folder: Path) -> None:
         scheduler=diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10),
         image_processor=CLIPImageProcessorPil(size=PICTURE, crop_size=PICTURE),
     ).save_pretrained(folder)  # fmt: skip
+
+
+def build_backbone(folder: Path) -> None:
+    """DINOv2 with registers: 1 + 4 + 256 tokens at 224 pixels."""
+    import json
+
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    torch.manual_seed(5)
+    Dinov2WithRegistersModel(Dinov2WithRegistersConfig(
+        hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4, mlp_ratio=2, patch_size=14, image_size=224,
+    )).save_pretrained(folder)  # fmt: skip
+    processor = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def build_sae(folder: Path, n_concepts: int, n_candidates: int = 24) -> None:
+    """The tensors of the published RA-SAE: an encoder, a layer norm over its concepts, W, C and a relaxation."""
+    torch.manual_seed(6)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({
+        "encoder.final_block.0.weight": torch.randn(n_concepts, WIDTH), "encoder.final_block.0.bias": torch.zeros(n_concepts),
+        "encoder.final_block.1.weight": torch.ones(n_concepts), "encoder.final_block.1.bias": torch.zeros(n_concepts),
+        "dictionary.W": torch.rand(n_concepts, n_candidates), "dictionary.C": torch.randn(n_candidates, WIDTH),
+        "dictionary.Relax": 0.1 * torch.randn(n_concepts, WIDTH), "dictionary.multiplier": torch.zeros(()),
+    }, folder / "RA-SAE-DINOv2-32k.pth")  # fmt: skip
+
+
+def build_links(folder: Path, links: list[str], captions: list[str]) -> None:
+    """A set of links and captions."""
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame({"url": links, "caption": captions, "similarity": 0.3, "key": range(len(links))})
+    table.to_parquet(folder / "part-00000.parquet", index=False)
 
 
 def text_shape(vocabulary: int) -> dict:
@@ -147,7 +184,7 @@ def unet():
     )  # fmt: skip
 
 
-def clip_tokenizer(folder: Path):
+def clip_tokenizer():
     from transformers import CLIPTokenizer
 
     letters = sorted({letter for word in WORDS for letter in word} | set("0123456789,.$<>&'\"/"))
