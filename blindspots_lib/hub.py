@@ -190,7 +190,9 @@ def patiently(request: Callable[[], Any], wait: Callable[[float], None] = time.s
             wait(retry_after(error.response.headers.get("Retry-After"), attempt))
         except (httpx2.TransportError, OSError) as error:
             hopeless = isinstance(error, httpx2.ConnectError | OfflineModeIsEnabled | FileNotFoundError)
-            if attempt + 1 == N_TRIES or hopeless or getattr(error, "errno", None):  # an errno is this machine's, not the network's
+            if (
+                attempt + 1 == N_TRIES or hopeless or getattr(error, "errno", None)
+            ):  # an errno is this machine's, not the network's
                 raise
             wait(retry_after(None, attempt))
 

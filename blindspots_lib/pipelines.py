@@ -1,6 +1,7 @@
 """Text-to-image pipelines of diffusers: parts fetched, put together, placed on the device, asked for images."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,7 @@ def load_pipeline(model: TextToImageModel):
         add_lora(what, pipeline, model.lora)
     if model.scheduler:
         pipeline.scheduler = other_scheduler(what, pipeline.scheduler, model.scheduler)
+    check_arguments(what, pipeline, model.arguments)
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -130,6 +132,14 @@ def other_scheduler(what: str, current, wanted: Scheduler):
     return kind.from_config(current.config, **wanted.arguments)
 
 
+def check_arguments(what: str, pipeline, arguments: Mapping[str, Any]) -> None:
+    """Raise StudyError for an argument that the pipeline's call does not name; some take any and ignore it."""
+    named = [p.name for p in inspect.signature(type(pipeline).__call__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    unknown = sorted(set(arguments) - set(named))
+    if unknown:
+        raise StudyError(f"{what}: {type(pipeline).__name__} takes no argument {unknown[0]!r}; it takes {', '.join(named[1:])}")
+
+
 def place(pipeline, model: TextToImageModel):
     """Move a pipeline to the GPU, whole or, where it does not fit, part by part as each is needed."""
     import torch
@@ -175,9 +185,5 @@ def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds
             f"model {model.name!r}: the GPU's memory is full at batch_size = {model.batch_size}; lower it, or set "
             "offload: sequential; finished images are kept"
         ) from None
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise StudyError(f"model {model.name!r}: {error}; correct its arguments in the study") from None
     refused = getattr(output, "nsfw_content_detected", None) or [False] * len(captions)
     return Generated(output.images, [bool(flag) for flag in refused])

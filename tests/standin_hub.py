@@ -26,6 +26,7 @@ class StandinHub:
         self.requests: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Answer,), {"hub": self}))
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *given: None  # a client that goes away is no fault
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property

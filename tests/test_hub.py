@@ -6,7 +6,7 @@ import pytest
 from standin_hub import COMMIT
 
 # Fetches a model of the repository in $REPO and says where it lies, or what went wrong; waits are counted, not slept.
-FETCH = """
+FETCH = f"""
 import os
 from blindspots_lib import hub
 from blindspots_lib.parts import Weights
@@ -14,11 +14,11 @@ from blindspots_lib.study import StudyError
 
 hub.patiently.__defaults__ = (lambda seconds: print("waited", seconds),)
 try:
-    folder = hub.fetch(Weights(repo=os.environ["REPO"], revision="{commit}", variant="fp16"))
+    folder = hub.fetch(Weights(repo=os.environ["REPO"], revision="{COMMIT}", variant="fp16"))
     print(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
 except StudyError as error:
     print("error:", error)
-""".format(commit=COMMIT)
+"""
 
 
 @pytest.fixture
@@ -45,9 +45,7 @@ def repository(hub, tmp_path):
     return repo
 
 
-def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network(
-    hub, repository, run_python, hub_environment
-):
+def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network(hub, repository, run_python, hub_environment):
     first = run_python(FETCH, REPO=repository, **hub_environment)
     assert json.loads(first.stdout.replace("'", '"')) == [
         "model_index.json", "text_encoder/config.json", "text_encoder/model.fp16-00001-of-00002.safetensors",
@@ -73,9 +71,7 @@ def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network
         (f"/revision/{COMMIT}", [503] * 9, "the hub answered 503; run again later, what came is kept"),
     ],
 )
-def test_faults_of_the_hub_are_waited_out_or_named(
-    hub, repository, run_python, hub_environment, ending, faults, expected
-):
+def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, hub_environment, ending, faults, expected):
     hub.faults[ending] = list(faults)
     process = run_python(FETCH, REPO=repository, **hub_environment)
     assert expected in process.stdout, process.stderr
