@@ -34,6 +34,7 @@ plotting       charts, one function a figure; figures tied to what made them
 galleries      grids of pictures with heatmaps
 exhibits       which pairs and concepts the picture figures show
 widgets        sliders over finished results
+costs          bytes and seconds of each part of a study
 plan           what a study will take, and what would stop it
 notebooks      runs the notebooks in sequence, skips what has not changed
 """

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, replacing, shard_path
-from blindspots_lib.hub import fetch, weights_fingerprint
+from blindspots_lib.hub import fetch, hashes, weights_fingerprint
 from blindspots_lib.images import decode_image, stored_bytes
 from blindspots_lib.pairs import read_shard, shards_of
 from blindspots_lib.parts import Backbone, contents
@@ -140,7 +140,7 @@ def extract_tokens(study: Study, source: str, images: Artifact) -> Artifact:
         target = shard_path(artifact.folder, index, "npy")
         if not target.exists():
             save_array(target, image_tokens(extractor, path, study.backbone.batch_size))
-    artifact.finish(layout=extractor.layout._asdict())
+    artifact.finish(layout=extractor.layout._asdict(), files=hashes(study.backbone))
     return artifact
 
 

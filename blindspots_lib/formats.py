@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blindspots_lib.artifacts import Artifact, naming_full_disk
-from blindspots_lib.hub import fetch_file, weights_fingerprint
+from blindspots_lib.hub import fetch_file, hashes, weights_fingerprint
 from blindspots_lib.parts import TrainedSAE, contents
 from blindspots_lib.sae import TopKSAE
 from blindspots_lib.study import Study, StudyError
@@ -210,7 +210,7 @@ def import_sae(study: Study) -> Artifact:
         raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {sae.n_concepts}; correct it in the study")
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
-    artifact.finish(n_concepts=sae.n_concepts, d=sae.d)
+    artifact.finish(n_concepts=sae.n_concepts, d=sae.d, files=hashes(config))
     return artifact
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, shard_path
-from blindspots_lib.hub import weights_fingerprint
+from blindspots_lib.hub import hashes, weights_fingerprint
 from blindspots_lib.images import encode_png
 from blindspots_lib.pairs import generation_schema, read_shard, shards_of, write_shard
 from blindspots_lib.parts import TextToImageModel, contents
@@ -39,8 +39,7 @@ def cause_of_loss(image: Float[np.ndarray, "h w 3"], refused: bool) -> str:
 def generation_artifact(study: Study, model: TextToImageModel, pairs: Artifact) -> Artifact:
     """The output folder of `generate_images`. How many images are made at a time is no part of what they are."""
     config = {**contents(model, "label", "path", "batch_size", "offload", "prior", "unet", "lora"), "seed": study.seed}
-    parts = {"weights": model, "prior": model.prior, "unet": model.unet, "lora": model.lora}
-    inputs = {name: weights_fingerprint(part) for name, part in parts.items() if part}
+    inputs = {name: weights_fingerprint(part) for name, part in model.parts.items()}
     if model.lora:
         config["lora"] = contents(model.lora, "path")
     code = ("generation", "pipelines")
@@ -72,7 +71,8 @@ def generate_images(study: Study, model: TextToImageModel, pairs: Artifact) -> A
                 bar.update(len(rows))
             for path in batches_on_disk(target):
                 path.unlink()
-    artifact.finish(n_images=pairs.facts["n_pairs"])
+    files = {name: hashes(part) for name, part in model.parts.items()}
+    artifact.finish(n_images=pairs.facts["n_pairs"], files=files)
     return artifact
 
 

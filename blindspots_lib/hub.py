@@ -67,6 +67,11 @@ def weights_fingerprint(weights: Weights | TrainedSAE) -> str:
     return file_fingerprint(path) if path.is_file() else folder_fingerprint(path)
 
 
+def hashes(place: Weights | TrainedSAE) -> dict[str, str]:
+    """What was fetched: the hash of each file, SHA-256 of large ones and git's of small ones; none of a local folder."""
+    return {file.path: file.sha256 or file.blob for file in remembered(place) or []} if place.repo else {}
+
+
 def list_files(place: Place) -> list[RemoteFile]:
     """All files of a repository at its commit."""
     from huggingface_hub import HfApi

@@ -24,8 +24,8 @@ def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     sources = sorted((PROJECT_ROOT / "blindspots_lib").glob("*.py"))
     given = {f"images/{model.name}": listing_fingerprint(resolve(model.images))
              for model in study.models if isinstance(model, MadeElsewhere)}  # fmt: skip
-    weights = {f"weights/{model.name}": weights_fingerprint(part) for model in study.pipelines
-               for part in (model, model.prior, model.unet, model.lora) if part}  # fmt: skip
+    weights = {f"{part}/{model.name}": weights_fingerprint(place) for model in study.pipelines
+               for part, place in model.parts.items()}  # fmt: skip
     sae = {"sae": weights_fingerprint(study.sae)} if isinstance(study.sae, TrainedSAE) else {}
     return {
         "notebook": file_fingerprint(notebook), "study": fingerprint_of(study.model_dump(mode="json")),

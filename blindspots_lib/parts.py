@@ -190,6 +190,12 @@ class TextToImageModel(Weights):
     offload: Literal["auto", "never", "model", "sequential"] = "auto"  # parts wait in main memory; auto: if they do not fit
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
 
+    @property
+    def parts(self) -> dict[str, Weights]:
+        """Everything that has files of its own."""
+        parts = {"weights": self, "prior": self.prior, "unet": self.unet, "lora": self.lora}
+        return {name: part for name, part in parts.items() if part}
+
 
 class MadeElsewhere(Part):
     """Images that another program or a service made for the same captions."""

@@ -9,12 +9,19 @@ Times come from a short run of each part on this machine, and only of parts whos
 import argparse
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
-
+from blindspots_lib.costs import (
+    disk_rows,
+    local_folder,
+    n_pairs,
+    sae_memory,
+    seconds_a_step,
+    seconds_an_image,
+    seconds_of_tokens,
+    token_shape,
+)
 from blindspots_lib.hub import RemoteFile, cached, files_of, list_files, naming_hub_errors, patiently, remembered
 from blindspots_lib.parts import (
     DatasetPairs,
@@ -23,18 +30,9 @@ from blindspots_lib.parts import (
     MadeElsewhere,
     Place,
     SAEConfig,
-    ScenePairs,
-    TextToImageModel,
     TrainedSAE,
-    Weights,
 )
 from blindspots_lib.study import Study, StudyError, load_study, resolve, runs_folder
-
-PHOTO_BYTES = 120_000  # of a photograph with a short side of 512 pixels, as JPEG; an average
-PNG_BYTES_A_PIXEL = 1.6  # of a generated image; an average
-CODE_BYTES = 6  # of one active concept of a token: its index and its value
-CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs, whose difference is the time of two steps
-SMALL = 128  # pixels a side up to which a whole batch is tried on a CPU; above it one image
 
 
 class Row(NamedTuple):
@@ -48,9 +46,9 @@ class Row(NamedTuple):
 def remote_parts(study: Study) -> Iterator[tuple[str, Place]]:
     """Everything of a study that is on the hub, under the name that the study gives it."""
     for model in study.pipelines:
-        for name, part in {"": model, ", prior": model.prior, ", unet": model.unet, ", lora": model.lora}.items():
-            if part and part.repo:
-                yield f"model {model.name}{name}", part
+        for name, part in model.parts.items():
+            if part.repo:
+                yield f"model {model.name}" + (f", {name}" if part is not model else ""), part
     if study.backbone.repo:
         yield "backbone", study.backbone
     if isinstance(study.sae, TrainedSAE) and study.sae.repo:
@@ -69,132 +67,6 @@ def files_needed(place: Place) -> list[RemoteFile]:
     return files_of(place)
 
 
-def n_pairs(study: Study) -> int:
-    """How many pairs the study has; of a folder without a number, those of its table."""
-    if study.pairs.n is not None:
-        return study.pairs.n
-    from blindspots_lib.sources import find_table, read_table
-
-    return len(read_table(find_table(resolve(study.pairs.path)), ["file_name"]))
-
-
-def n_tokens(study: Study) -> int | None:
-    """Tokens of an image, from the backbone's config if it is here."""
-    import json
-
-    folder = local_folder(study.backbone)
-    if folder is None:
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("vision_config", config)
-    return 1 + config.get("num_register_tokens", 0) + (study.backbone.crop // config["patch_size"]) ** 2
-
-
-def local_folder(weights: Weights):
-    """Where a model's files are on this machine, or None if any of them is missing."""
-    if weights.path:
-        folder = resolve(weights.path) / (weights.subfolder or "")
-        return folder if folder.is_dir() else None
-    files = remembered(weights)
-    places = [cached(weights, file) for file in files or []]
-    if not places or None in places:
-        return None
-    return places[0].parents[files[0].path.count("/")] / (weights.subfolder or "")
-
-
-def tokens_width(study: Study) -> int | None:
-    import json
-
-    folder = local_folder(study.backbone)
-    if folder is None:
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("vision_config", config)["hidden_size"]
-
-
-# -- sizes ---------------------------------------------------------------------------------------------------------------
-
-
-def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
-    """Bytes on disk of each kind of output."""
-    n, sources = n_pairs(study), 1 + len(study.models)
-    pair = 8_000 if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
-    active = study.sae.k or 16
-    made = sum(PNG_BYTES_A_PIXEL * model.image_size**2 for model in study.pipelines)
-    made += sum(PHOTO_BYTES for model in study.models if isinstance(model, MadeElsewhere))
-    kept = 2.0 * n * sources * tokens * width if study.backbone.keep_tokens else 0.0
-    return [
-        ("pairs", float(n * pair)), ("generations", n * made), ("tokens", kept),
-        ("codes", float(n * sources * tokens * active * CODE_BYTES)), ("SAE", 4.0 * study.sae.n_concepts * width * 2),
-    ]  # fmt: skip
-
-
-def sae_memory(config: SAEConfig, width: int) -> float:
-    """Bytes that training holds: parameters, two moments of each, the candidates, a buffer and a window of tokens."""
-    mixing = {"dense": config.n_candidates, "local": config.n_neighbours, "free": 0}[config.dictionary]
-    parameters = config.n_concepts * (2 * width + 1 + mixing)
-    candidates = config.n_candidates * width * (1 + config.points_per_candidate)
-    return 4.0 * (3 * parameters + candidates) + 2.0 * config.buffer_size * width
-
-
-# -- times ---------------------------------------------------------------------------------------------------------------
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
-
-
-def seconds_an_image(model: TextToImageModel) -> float:
-    """The time of one image of a model, from two short runs of one batch."""
-    import torch
-
-    from blindspots_lib.pipelines import generate_batch, load_pipeline
-
-    pipeline = load_pipeline(model)
-    batch = model.batch_size if torch.cuda.is_available() or model.image_size <= SMALL else 1
-
-    def run(steps: int) -> float:
-        short = model.model_copy(update={"steps": steps})
-        return seconds_of(lambda: generate_batch(pipeline, short, ["a photo"] * batch, list(range(batch))))
-
-    if batch > 1:
-        run(CALIBRATION_STEPS[0])  # the first call is slow, which matters where calls are short
-    few, more = (run(steps) for steps in CALIBRATION_STEPS)
-    step = max(0.0, more - few) / (CALIBRATION_STEPS[1] - CALIBRATION_STEPS[0])
-    return (few + step * (model.steps - CALIBRATION_STEPS[0])) / batch
-
-
-def seconds_of_tokens(study: Study) -> float:
-    """The time of one image's tokens, from one batch."""
-    from PIL import Image
-
-    from blindspots_lib.features import TokenExtractor
-
-    extractor = TokenExtractor(study.backbone)
-    size = study.backbone.resize
-    pictures = [Image.fromarray(np.full((size, size, 3), i % 256, np.uint8)) for i in range(min(study.backbone.batch_size, 16))]
-    extractor(pictures[:2])
-    return seconds_of(lambda: extractor(pictures)) / len(pictures)
-
-
-def seconds_a_step(config: SAEConfig, width: int) -> float:
-    """The time of one training step of the SAE at its full size, on made-up tokens."""
-    import torch
-
-    from blindspots_lib.training import Trainer, make_sae
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = Trainer(make_sae(width, config).to(device), config)
-    trainer.sae.start_from(torch.randn(config.n_candidates, width, device=device), token_length=width**0.5)
-    trainer.variance = float(width)
-    trainer.sae.dictionary.prepare_training(getattr(torch, config.precision))
-    batch = torch.randn(config.batch_size, width, device=device)
-    trainer.step(batch, config.learning_rate)
-    return seconds_of(lambda: trainer.step(batch, config.learning_rate))
-
-
 # -- the plan ------------------------------------------------------------------------------------------------------------
 
 
@@ -204,10 +76,11 @@ def plan_rows(study: Study) -> Iterator[Row]:
     yield Row("pairs", f"{n:,}", f"{n * sources:,} images in all")
     yield from download_rows(study)
     yield from agreement_rows(study)
-    tokens, width = n_tokens(study), tokens_width(study)
-    if tokens is None:
+    shape = token_shape(study)
+    if shape is None:
         yield Row("tokens, disk, time", "not known yet", "the backbone is not here; run again once it is downloaded")
         return
+    tokens, width = shape
     yield Row("tokens", f"{n * sources * tokens:,}", f"{tokens} an image, {width} features each")
     rows = disk_rows(study, tokens, width)
     free = free_disk()
@@ -266,8 +139,7 @@ def licence_of(place: Place, kind: str) -> str:
 def time_rows(study: Study, width: int) -> Iterator[Row]:
     n, seconds = n_pairs(study), 0.0
     for model in study.pipelines:
-        parts = [part for part in (model, model.prior, model.unet, model.lora) if part]
-        if any(local_folder(part) is None for part in parts):
+        if any(local_folder(part) is None for part in model.parts.values()):
             yield Row(f"time, {model.label}", "not known yet", "its weights are not here")
             continue
         each = seconds_an_image(model)
@@ -283,7 +155,7 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
     yield Row("time in all", duration(seconds), "of what is known, at the speed of a short run")
 
 
-def in_units(size: float) -> str:
+def in_units(size: int | float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -291,7 +163,7 @@ def in_units(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -328,8 +200,9 @@ def check(study: Study) -> list[str]:
         faults += fault_of(lambda: n_pairs(study))
     if isinstance(study.pairs, LinkedPairs | DatasetPairs) and study.pairs.repo:
         faults += fault_of(lambda: check_set(study.pairs))
-    tokens, width = (n_tokens(study), tokens_width(study)) if not faults else (None, None)
-    if tokens:
+    shape = token_shape(study) if not faults else None
+    if shape:
+        tokens, width = shape
         needed = sum(size for _, size in disk_rows(study, tokens, width))
         if needed > free_disk():
             faults.append(f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free")
