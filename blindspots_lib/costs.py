@@ -1,13 +1,12 @@
 """What a study costs: bytes on disk and in memory by counting, seconds by short runs of each part on this machine."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from blindspots_lib.hub import cached, remembered
+from blindspots_lib.hub import cached, fetch_config, remembered
 from blindspots_lib.parts import MadeElsewhere, SAEConfig, ScenePairs, TextToImageModel, Weights
 from blindspots_lib.study import Study, resolve
 
@@ -27,12 +26,9 @@ def n_pairs(study: Study) -> int:
     return len(read_table(find_table(resolve(study.pairs.path)), ["file_name"]))
 
 
-def token_shape(study: Study) -> tuple[int, int] | None:
-    """Tokens of an image and features of a token, from the backbone's config if it is here."""
-    folder = local_folder(study.backbone)
-    if folder is None:
-        return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def token_shape(study: Study) -> tuple[int, int]:
+    """Tokens of an image and features of a token, from the backbone's config."""
+    config = fetch_config(study.backbone)
     config = config.get("vision_config", config)
     n_patches = (study.backbone.crop // config["patch_size"]) ** 2
     return 1 + config.get("num_register_tokens", 0) + n_patches, config["hidden_size"]

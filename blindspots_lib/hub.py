@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, folder_fingerprint, naming_full_disk, write_json
+from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, folder_fingerprint, naming_full_disk, read_json, write_json
 from blindspots_lib.parts import Place, TrainedSAE, Weights
 from blindspots_lib.study import StudyError, resolve
 
@@ -43,6 +43,20 @@ def fetch(weights: Weights) -> Path:
         return folder / (weights.subfolder or "")
     files = remembered(weights) or remember(weights, files_of(weights))
     return download(weights, files) / (weights.subfolder or "")
+
+
+def fetch_config(weights: Weights) -> dict[str, Any]:
+    """A model's config.json, which says its sizes, without its weights."""
+    if weights.path:
+        path = fetch(weights) / "config.json"
+        if not path.exists():
+            raise StudyError(f"{path}: no such file; is that a model's folder?")
+        return read_json(path)
+    inside = f"{weights.subfolder}/config.json" if weights.subfolder else "config.json"
+    files = [file for file in remembered(weights) or files_of(weights) if file.path == inside]
+    if not files:
+        raise StudyError(f"{weights.title}: has no {inside}; correct repo and subfolder")
+    return read_json(download(weights, files) / inside)
 
 
 def fetch_file(place: TrainedSAE) -> Path:

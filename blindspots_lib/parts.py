@@ -126,7 +126,7 @@ class LinkedPairs(Place):
     timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds for one image, in all
     max_megabytes: Annotated[float, Field(gt=0)] = 20.0  # of one image as it is sent
     store_side: Count = 512  # longest short side kept, pixels
-    shard_size: Count = 250
+    shard_size: Count = 50  # what an interruption may cost
 
 
 Pairs = Annotated[ScenePairs | FolderPairs | DatasetPairs | WebdatasetPairs | LinkedPairs, Field(discriminator="source")]
@@ -140,7 +140,9 @@ class TrainingCorpus(Part):
 
 
 class ImageCorpus(Place):
-    """Images without captions that an SAE learns from: a folder of images at any depth, or a set of `datasets`."""
+    """Images without captions that an SAE learns from: a folder of images at any depth, or a set of `datasets` on the hub."""
+
+    may_be_latest: ClassVar[bool] = True
 
     config: str | None = None
     split: str = "train"

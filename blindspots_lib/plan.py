@@ -1,7 +1,7 @@
 """What a study will take, before it runs; and whether it can run at all.
 
     python -m blindspots_lib.plan paper            images, tokens, disk, memory, time, downloads, agreements
-    python -m blindspots_lib.plan paper --check    ids, revisions, shapes, agreements and free disk, nothing downloaded or run
+    python -m blindspots_lib.plan paper --check    ids, revisions, shapes, agreements, free disk; nothing is run
 
 Times come from a short run of each part on this machine, and only of parts whose weights are here already.
 """
@@ -76,11 +76,7 @@ def plan_rows(study: Study) -> Iterator[Row]:
     yield Row("pairs", f"{n:,}", f"{n * sources:,} images in all")
     yield from download_rows(study)
     yield from agreement_rows(study)
-    shape = token_shape(study)
-    if shape is None:
-        yield Row("tokens, disk, time", "not known yet", "the backbone is not here; run again once it is downloaded")
-        return
-    tokens, width = shape
+    tokens, width = token_shape(study)
     yield Row("tokens", f"{n * sources * tokens:,}", f"{tokens} an image, {width} features each")
     rows = disk_rows(study, tokens, width)
     free = free_disk()
@@ -145,9 +141,12 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
         each = seconds_an_image(model)
         seconds += each * n
         yield Row(f"time, {model.label}", duration(each * n), f"{1 / each:.2g} images a second")
-    each = seconds_of_tokens(study)
-    seconds += each * n * (1 + len(study.models))
-    yield Row("time, tokens", duration(each * n * (1 + len(study.models))), f"{1 / each:.2g} images a second")
+    if local_folder(study.backbone) is None:
+        yield Row("time, tokens", "not known yet", "the backbone's weights are not here")
+    else:
+        each = seconds_of_tokens(study)
+        seconds += each * n * (1 + len(study.models))
+        yield Row("time, tokens", duration(each * n * (1 + len(study.models))), f"{1 / each:.2g} images a second")
     if isinstance(study.sae, SAEConfig):
         step = seconds_a_step(study.sae, width)
         seconds += step * study.sae.n_steps
@@ -200,9 +199,8 @@ def check(study: Study) -> list[str]:
         faults += fault_of(lambda: n_pairs(study))
     if isinstance(study.pairs, LinkedPairs | DatasetPairs) and study.pairs.repo:
         faults += fault_of(lambda: check_set(study.pairs))
-    shape = token_shape(study) if not faults else None
-    if shape:
-        tokens, width = shape
+    if not faults:
+        tokens, width = token_shape(study)
         needed = sum(size for _, size in disk_rows(study, tokens, width))
         if needed > free_disk():
             faults.append(f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free")

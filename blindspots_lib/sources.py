@@ -272,15 +272,15 @@ def linked_pairs(config: LinkedPairs, revision: str | None, skip: int) -> Candid
 
 
 def corpus_images(config: ImageCorpus, revision: str | None, skip: int) -> Iterator[dict]:
-    """The cells of an image column: files named where they lie, or bytes of a set."""
-    if config.repo or not resolve(config.path).is_dir() or (resolve(config.path) / "dataset_info.json").exists():
+    """The cells of an image column from number `skip` on: the files of a folder, named where they lie, or bytes of a set."""
+    if config.repo:
         rows = stream(config, revision, [config.image_column], config.image_column, skip)
-        cells = (row[config.image_column] for row in rows)
-        yield from itertools.islice(cells, None if config.n is None else max(0, config.n - skip))
+        yield from (row[config.image_column] for row in itertools.islice(rows, max(0, config.n - skip)))
         return
     folder = resolve(config.path)
-    files = pd.Series(sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES), dtype=str)
-    if files.empty:
+    files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
         raise StudyError(f"{folder}: no images there; correct sae.corpus.path")
-    chosen = files if config.n is None else files.sample(min(config.n, len(files)), random_state=config.seed)
-    yield from ({"bytes": None, "path": path} for path in chosen.iloc[skip:])
+    if config.n is not None:
+        files = pd.Series(files).sample(min(config.n, len(files)), random_state=config.seed).tolist()
+    yield from ({"bytes": None, "path": path} for path in files[skip:])

@@ -4,6 +4,7 @@ The repositories have the classes and the layout of the real ones, tiny and untr
 one model's safety checker takes everything at first.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import pytest
 import tiny_repos
 import yaml
+from PIL import Image
 
 from blindspots_lib.images import encode_png
 from blindspots_lib.scenes import draw_scene
@@ -31,6 +33,13 @@ REPOSITORIES = {
 }
 
 
+def bomb() -> bytes:
+    """A small file that decodes to 900 million pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def paper(hub, tmp_path_factory):
     """The study file and the environment that it runs in."""
@@ -46,10 +55,15 @@ def paper(hub, tmp_path_factory):
         captions.append(scene.caption if i else "costs $5 & <b>10$</b> \u202e\x00\nin _all_ {braces} 中文 " + "long " * 60)
     links[3:6] = [f"{hub.url}/link/paper-dead", "not a link", links[2]]
     captions[5] = captions[2]
+    hub.links |= {
+        "paper-loop": (302, {"Location": "/link/paper-loop"}, b""), "paper-page": (200, {"Content-Type": "text/html"}, b"<p>"),
+        "paper-big": (200, {**PNG, "Content-Length": "5000000000"}, b""), "paper-bomb": (200, PNG, bomb()),
+    }  # fmt: skip
+    links[6:10] = [f"{hub.url}/link/paper-{name}" for name in ("loop", "page", "big", "bomb")]
     tiny_repos.build_links(folder / LAION, links, captions)
     hub.add(LAION, folder / LAION, kind="datasets")
     study = yaml.safe_load((PROJECT_ROOT / "studies" / "paper.yaml").read_text())
-    study["pairs"] |= {"n": 36, "shard_size": 20, "shuffle_buffer": 10, "n_connections": 4}
+    study["pairs"] |= {"n": 33, "shard_size": 20, "shuffle_buffer": 10, "n_connections": 4}
     for model in study["models"]:
         model |= {"image_size": 64, "steps": 2, "batch_size": 13}
     study["models"][-1]["arguments"]["prior_num_inference_steps"] = 2
@@ -78,9 +92,10 @@ def test_plan_and_check_before_anything_is_here(hub, paper):
     checked = run(paper, "plan", "--check")
     assert (checked.returncode, checked.stdout) == (0, "paper: nothing stands in its way\n"), checked.stderr
     planned = run(paper, "plan").stdout
-    assert "36  216 images in all" in planned
+    assert "33  198 images in all" in planned
     assert "download, model kandinsky, prior" in planned
-    assert "not known yet  the backbone is not here" in planned
+    assert f"{198 * 261:,}  261 an image, 32 features each" in planned
+    assert "not known yet  the backbone's weights are not here" in planned
     assert not any(request.endswith(".safetensors") for request in hub.requests if request.startswith("GET"))
 
 
@@ -89,8 +104,11 @@ def test_the_whole_study_runs_from_ids_and_commits(hub, paper):
     done = run(paper, "notebooks")
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads((folder / "runs/paper/pairs/header.json").read_text())["facts"]
-    assert facts["n_pairs"] == 36
-    assert facts["lost"] == {"duplicate": 1, "not a link": 1, "status 404": 1}
+    assert facts["n_pairs"] == 33
+    assert facts["lost"] == {
+        "duplicate": 1, "not a link": 1, "not a readable image": 1, "not an image": 1, "status 404": 1, "too large": 1,
+        "too many redirects": 1,
+    }  # fmt: skip
     figures = {path.stem for path in (folder / "figures/paper").glob("*.png")}
     assert {"histograms", "cross_model", "frequency", "datapoints", "contact_sheet", "gallery_suppressed_kandinsky"} <= figures
     fetched = {path.name for path in (folder / "hf/hub").iterdir() if path.name.startswith("models--")}

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from standin_hub import COMMIT
 
 from blindspots_lib.images import encode_png, shrunk
 from blindspots_lib.pairs import ImageStore, collect_corpus, collect_pairs, read_pair_table, shards_of
@@ -104,3 +105,28 @@ def test_a_large_photograph_is_kept_smaller_and_a_small_one_as_it_is():
     small = Image.open(io.BytesIO(shrunk(wide, 20, "a")))
     assert small.size == (50, 20)
     assert abs(value_of(small.convert("RGB")) - 7) <= 1
+
+
+FROM_THE_HUB = """
+import os
+from blindspots_lib.artifacts import read_json
+from blindspots_lib.pairs import ImageStore, collect_corpus, collect_pairs, read_pair_table
+from blindspots_lib.study import load_study
+
+study = load_study(os.environ["STUDY_FILE"])
+pairs, corpus = collect_pairs(study), collect_corpus(study)
+print(sorted(read_pair_table(pairs).captions), read_json(pairs.folder / "revision.json")["revision"])
+print([ImageStore(corpus)[f"image-{i:08d}"].size for i in range(5)])
+"""
+
+
+def test_a_set_on_the_hub_is_pinned_when_the_run_begins(hub, hub_environment, write_study, run_python, tmp_path):
+    images = [{"bytes": picture, "path": None} for picture in PICTURES]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    table = pd.DataFrame({"image": images, "caption": [f"caption {i}" for i in range(12)]})
+    table.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", index=False)
+    hub.add("owner/pictures", tmp_path / "set", kind="datasets")
+    place = {"repo": "owner/pictures", "revision": "latest"}
+    file = write_study({"pairs": {"source": "dataset", "n": 12, **place}, "sae.corpus": {"n": 5, **place}})
+    process = run_python(FROM_THE_HUB, STUDY_FILE=str(file), **hub_environment)
+    assert process.stdout.splitlines() == [f"{sorted(table['caption'])} {COMMIT}", f"{[(8, 8)] * 5}"], process.stderr
