@@ -12,8 +12,8 @@ from pathlib import Path
 
 from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, read_json, write_json
 from blindspots_lib.hub import weights_fingerprint
-from blindspots_lib.parts import MadeElsewhere, TrainedSAE
-from blindspots_lib.sources import listing_fingerprint, source_inputs
+from blindspots_lib.parts import MadeElsewhere, SAEConfig, TrainedSAE
+from blindspots_lib.sources import corpus_inputs, listing_fingerprint, source_inputs
 from blindspots_lib.study import PROJECT_ROOT, Study, StudyError, load_study, resolve, study_path
 
 FAILED = "failed-"  # what the copy of a notebook that failed is called, for reading
@@ -27,6 +27,8 @@ def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     weights = {f"{part}/{model.name}": weights_fingerprint(place) for model in study.pipelines
                for part, place in model.parts.items()}  # fmt: skip
     sae = {"sae": weights_fingerprint(study.sae)} if isinstance(study.sae, TrainedSAE) else {}
+    if isinstance(study.sae, SAEConfig) and study.sae.corpus:
+        sae = {f"corpus/{name}": value for name, value in corpus_inputs(study.sae.corpus).items()}
     return {
         "notebook": file_fingerprint(notebook), "study": fingerprint_of(study.model_dump(mode="json")),
         "code": fingerprint_of({path.name: file_fingerprint(path) for path in sources}),

@@ -6,6 +6,7 @@ counted. In a folder of one's own nothing should be missing, so there the first 
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ def listing_fingerprint(path: Path) -> str:
         raise StudyError(f"{path}: no such file or folder; correct the path in the study")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return fingerprint_of([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+def corpus_inputs(config: ImageCorpus) -> dict[str, str]:
+    """The fingerprint of the names of a local corpus's files; there may be a million, so they are not looked at one by one."""
+    if config.repo:
+        return {}
+    names = [(folder, sorted(files)) for folder, _, files in os.walk(resolve(config.path))]
+    return {"files": fingerprint_of(sorted(names))}
 
 
 def scene_pairs(config: ScenePairs, skip: int) -> Candidates:
