@@ -15,7 +15,7 @@ from blindspots_lib.artifacts import Artifact, read_json, replacing, shard_path,
 from blindspots_lib.images import centre_square, decode_image, stored_bytes
 from blindspots_lib.parts import FolderPairs, ScenePairs, contents
 from blindspots_lib.scenes import DEFAULT_PRIOR
-from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, open_source, pinned, source_inputs
+from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, corpus_inputs, open_source, pinned, source_inputs
 from blindspots_lib.study import Study, StudyError
 
 
@@ -160,7 +160,7 @@ def collect_corpus(study: Study) -> Artifact:
     """The images that a study's SAE learns from, if not the real ones: named where they lie, or copied from a set."""
     config = study.sae.corpus
     artifact = Artifact(
-        study.folder / "corpus", study.name, contents(config, "path"), source_inputs(config), ("pairs", "sources")
+        study.folder / "corpus", study.name, contents(config, "path"), corpus_inputs(config), ("pairs", "sources")
     )
     if artifact.is_complete():
         return artifact
