@@ -71,7 +71,7 @@ class Inert:
 def load_inert(path: Path) -> object:
     """What a .pt file holds, by torch's restricted reader: classes of torch.nn and overcomplete as `Inert`, no others."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    foreign = [name for name in names if not name.startswith(("torch.nn.", "overcomplete."))]
+    foreign = sorted(name for name in names if not name.startswith(("torch.nn.", "overcomplete.")))
     if foreign:
         raise StudyError(
             f"{path}: names {foreign[0]}, which loading it would run, so it is refused; where you trust it, save its "
