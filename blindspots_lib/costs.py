@@ -8,7 +8,7 @@ import numpy as np
 
 from blindspots_lib.hub import cached, fetch_config, remembered
 from blindspots_lib.parts import MadeElsewhere, SAEConfig, ScenePairs, TextToImageModel, Weights
-from blindspots_lib.study import Study, resolve
+from blindspots_lib.study import Study, StudyError, resolve
 
 PHOTO_BYTES = 120_000  # of a photograph with a short side of 512 pixels, as JPEG; an average
 PNG_BYTES_A_PIXEL = 1.6  # of a generated image; an average
@@ -27,11 +27,13 @@ def n_pairs(study: Study) -> int:
 
 
 def token_shape(study: Study) -> tuple[int, int]:
-    """Tokens of an image and features of a token, from the backbone's config."""
+    """Tokens of an image and features of a token, from the backbone's config. Raises StudyError if the crop does not fit."""
     config = fetch_config(study.backbone)
     config = config.get("vision_config", config)
-    n_patches = (study.backbone.crop // config["patch_size"]) ** 2
-    return 1 + config.get("num_register_tokens", 0) + n_patches, config["hidden_size"]
+    crop, patch = study.backbone.crop, config.get("patch_size")
+    if not isinstance(patch, int) or crop % patch:
+        raise StudyError(f"backbone.crop = {crop}: must be a multiple of the backbone's patch size, {patch}")
+    return 1 + config.get("num_register_tokens", 0) + (crop // patch) ** 2, config["hidden_size"]
 
 
 def local_folder(weights: Weights) -> Path | None:

@@ -60,10 +60,14 @@ def draw_grid(
     return figure
 
 
+def printable(text: str) -> str:
+    """A stranger's text without what steers a terminal or turns the direction of writing."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` letters; strangers write captions, so no more than a few, and nothing that cannot be printed."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    return textwrap.wrap(printable, width, max_lines=LINES, placeholder=" …")
+    """Lines of at most `width` letters, no more than a few."""
+    return textwrap.wrap(printable(text), width, max_lines=LINES, placeholder=" …")
 
 
 def draw_cell(axis, cell: Cell) -> None:

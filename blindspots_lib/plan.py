@@ -200,16 +200,29 @@ def check(study: Study) -> list[str]:
     if isinstance(study.pairs, LinkedPairs | DatasetPairs) and study.pairs.repo:
         faults += fault_of(lambda: check_set(study.pairs))
     if not faults:
-        tokens, width = token_shape(study)
-        needed = sum(size for _, size in disk_rows(study, tokens, width))
-        if needed > free_disk():
-            faults.append(f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free")
-        if isinstance(study.sae, SAEConfig) and sae_memory(study.sae, width) > total_memory():
-            needed = in_units(sae_memory(study.sae, width))
-            faults.append(
-                f"sae: training needs {needed} of memory, this machine has {in_units(total_memory())}; try dictionary: local"
-            )
+        faults = list(room_faults(study))
     return list(dict.fromkeys(faults))
+
+
+def room_faults(study: Study) -> Iterator[str]:
+    """Whether the parts fit together, and the study this machine."""
+    try:
+        tokens, width = token_shape(study)
+    except StudyError as error:
+        yield str(error)
+        return
+    needed = sum(size for _, size in disk_rows(study, tokens, width))
+    if needed > free_disk():
+        yield f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
+    if not isinstance(study.sae, SAEConfig):
+        return
+    if not study.sae.corpus and n_pairs(study) * tokens < study.sae.n_candidates:
+        n = f"{n_pairs(study) * tokens:,}"
+        yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n} tokens; lower it"
+    memory = sae_memory(study.sae, width)
+    if memory > total_memory():
+        here = in_units(total_memory())
+        yield f"sae: training needs {in_units(memory)} of memory, this machine has {here}; try dictionary: local"
 
 
 def fault_of(action: Callable[[], object]) -> list[str]:

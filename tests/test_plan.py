@@ -48,5 +48,9 @@ def test_check_names_everything_at_once_and_runs_nothing(make_study, tmp_path, m
     monkeypatch.setattr(plan, "free_disk", lambda: 1000)
     monkeypatch.setattr(plan, "total_memory", lambda: 1000)
     disk, memory = check(sound)
+    (crop,) = check(make_study({"backbone.crop": 60}))
+    (candidates,) = check(make_study({"pairs.n": 1, "sae.n_candidates": 80, "sae.n_concepts": 80}))[1:2]
+    assert crop == "backbone.crop = 60: must be a multiple of the backbone's patch size, 8"
+    assert candidates == "sae.n_candidates = 80: the real images have only 69 tokens; lower it"
     assert "of disk, 1 kB are free" in disk
     assert "this machine has 1 kB; try dictionary: local" in memory
