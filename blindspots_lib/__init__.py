@@ -35,7 +35,8 @@ galleries      grids of pictures with heatmaps
 exhibits       which pairs and concepts the picture figures show
 widgets        sliders over finished results
 costs          bytes and seconds of each part of a study
-plan           what a study will take, and what would stop it
+plan           what a study will take
+check          what would stop it
 notebooks      runs the notebooks in sequence, skips what has not changed
 """
 

@@ -1,5 +1,6 @@
 """What a study costs: bytes on disk and in memory by counting, seconds by short runs of each part on this machine."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from blindspots_lib.hub import cached, fetch_config, remembered
+from blindspots_lib.images import SUFFIXES
 from blindspots_lib.parts import MadeElsewhere, SAEConfig, ScenePairs, TextToImageModel, Weights
-from blindspots_lib.study import Study, StudyError, resolve
+from blindspots_lib.study import Study, StudyError, resolve, runs_folder
 
 PHOTO_BYTES = 120_000  # of a photograph with a short side of 512 pixels, as JPEG; an average
 PNG_BYTES_A_PIXEL = 1.6  # of a generated image; an average
@@ -28,12 +30,16 @@ def n_pairs(study: Study) -> int:
 
 def token_shape(study: Study) -> tuple[int, int]:
     """Tokens of an image and features of a token, from the backbone's config. Raises StudyError if the crop does not fit."""
-    config = fetch_config(study.backbone)
-    config = config.get("vision_config", config)
-    crop, patch = study.backbone.crop, config.get("patch_size")
+    from transformers import AutoConfig
+
+    said = fetch_config(study.backbone)
+    config = AutoConfig.for_model(**said)  # fills in what the file leaves to the defaults of its class
+    config = getattr(config, "vision_config", config)
+    crop, patch = study.backbone.crop, getattr(config, "patch_size", None)
     if not isinstance(patch, int) or crop % patch:
         raise StudyError(f"backbone.crop = {crop}: must be a multiple of the backbone's patch size, {patch}")
-    return 1 + config.get("num_register_tokens", 0) + (crop // patch) ** 2, config["hidden_size"]
+    has_cls = not config.model_type.startswith("siglip")
+    return has_cls + getattr(config, "num_register_tokens", 0) + (crop // patch) ** 2, config.hidden_size
 
 
 def local_folder(weights: Weights) -> Path | None:
@@ -48,6 +54,14 @@ def local_folder(weights: Weights) -> Path | None:
     return places[0].parents[files[0].path.count("/")] / (weights.subfolder or "")
 
 
+def n_corpus(study: Study) -> int:
+    """How many images the SAE learns from, if not the real ones."""
+    corpus = getattr(study.sae, "corpus", None)
+    if corpus is None or corpus.n is not None:
+        return corpus.n if corpus else 0
+    return sum(file.suffix.lower() in SUFFIXES for file in resolve(corpus.path).rglob("*"))
+
+
 # -- sizes ---------------------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +72,8 @@ def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
     active = study.sae.k or 16
     made = sum(PNG_BYTES_A_PIXEL * model.image_size**2 for model in study.pipelines)
     made += sum(PHOTO_BYTES for model in study.models if isinstance(model, MadeElsewhere))
-    kept = 2.0 * n * sources * tokens * width if study.backbone.keep_tokens else 0.0
+    n_kept = (n * sources + n_corpus(study)) if study.backbone.keep_tokens else 0
+    kept = 2.0 * n_kept * tokens * width
     return [
         ("pairs", float(n * pair)), ("generations", n * made), ("tokens", kept),
         ("codes", float(n * sources * tokens * active * CODE_BYTES)), ("SAE", 4.0 * study.sae.n_concepts * width * 2),
@@ -129,3 +144,33 @@ def seconds_a_step(config: SAEConfig, width: int) -> float:
     batch = torch.randn(config.batch_size, width, device=device)
     trainer.step(batch, config.learning_rate)
     return seconds_of(lambda: trainer.step(batch, config.learning_rate))
+
+
+# -- this machine --------------------------------------------------------------------------------------------------------
+
+
+def in_units(size: int | float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def duration(seconds: int | float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def free_disk() -> int:
+    folder = runs_folder()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def total_memory() -> int:
+    import psutil
+
+    return psutil.virtual_memory().total

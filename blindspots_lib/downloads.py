@@ -7,7 +7,7 @@ times. Whatever fails is a cause that is counted; only if nothing at all answers
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from blindspots_lib.parts import LinkedPairs
@@ -56,7 +56,7 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
             if not waiting:
                 return
             row, future = waiting.popleft()
-            found = future.result()
+            found = result_of(future, 2 * config.timeout)
             unreachable = unreachable + 1 if found.lost == UNREACHABLE else 0
             if unreachable == UNREACHABLE_LIMIT:
                 raise StudyError(
@@ -69,6 +69,14 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
         client.close()
 
 
+def result_of(future: Future, seconds: float) -> Fetched:
+    """What a download gives; a server that drips its answer is not waited for, since the links behind it wait too."""
+    try:
+        return future.result(timeout=seconds)
+    except TimeoutError:
+        return Fetched(b"", "timeout")
+
+
 def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], None] = time.sleep) -> Fetched:
     """What a link gives: the bytes of a file that says it is an image, or the cause of its loss."""
     import httpx2
@@ -79,6 +87,8 @@ def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], 
             return Fetched(read_image(client, link, config, deadline), "")
         except Refused as refused:
             cause, pause = refused.cause, refused.pause
+        except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
+            cause, pause = UNREACHABLE, None
         except httpx2.TimeoutException:
             cause, pause = "timeout", None
         except httpx2.TooManyRedirects:

@@ -1,10 +1,11 @@
 """Images that another program or a service made for a study's captions, matched to the pairs by their ids."""
 
+from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, shard_path
+from blindspots_lib.artifacts import Artifact, fingerprint_of, shard_path
 from blindspots_lib.images import SUFFIXES, decode_image
 from blindspots_lib.pairs import generation_schema, read_shard, shards_of, write_shard
 from blindspots_lib.parts import MadeElsewhere
@@ -18,7 +19,7 @@ def take_images(study: Study, model: MadeElsewhere, pairs: Artifact) -> Artifact
     Raises StudyError if not one of the images has the id of a pair.
     """
     source = resolve(model.images)
-    inputs = {"pairs": pairs.fingerprint, "images": listing_fingerprint(source)}
+    inputs = {"pairs": pairs.fingerprint, "images": images_fingerprint(model)}
     artifact = Artifact(study.folder / "generations" / model.name, study.name, {}, inputs, ("elsewhere",))
     if artifact.is_complete():
         return artifact
@@ -34,19 +35,26 @@ def take_images(study: Study, model: MadeElsewhere, pairs: Artifact) -> Artifact
     return artifact
 
 
+def images_fingerprint(model: MadeElsewhere) -> str:
+    """Of the names, sizes and times of the images, wherever a table says that they are."""
+    files = files_by_id(resolve(model.images))
+    return fingerprint_of({"ids": sorted(files), "files": listing_fingerprint(files.values())})
+
+
 def files_by_id(source: Path) -> dict[str, Path]:
     """Image files by pair id: by their names in a folder, by the columns pair_id and file_name of a table."""
+    if not source.exists():
+        raise StudyError(f"{source}: no such folder or table; correct images in the study")
     if source.is_dir():
         files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
         named = [(file.stem, file) for file in files]
     else:
         table = read_table(source, ["pair_id", "file_name"])
         named = [(str(pair_id), inside(source.parent, name)) for pair_id, name in zip(table["pair_id"], table["file_name"])]  # noqa: B905
-    found = dict(named)
-    if len(found) < len(named):
-        twice = next(name for name, file in named if found[name] != file)
-        raise StudyError(f"{source}: has more than one image for the pair {twice!r}; keep one")
-    return found
+    twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
+    if twice:
+        raise StudyError(f"{source}: has more than one image for the pair {twice[0]!r}; keep one")
+    return dict(named)
 
 
 def check_ids(model: MadeElsewhere, ids: list[str], files: dict[str, Path]) -> None:

@@ -15,7 +15,7 @@ from blindspots_lib.hub import fetch, hashes, weights_fingerprint
 from blindspots_lib.images import decode_image, stored_bytes
 from blindspots_lib.pairs import read_shard, shards_of
 from blindspots_lib.parts import Backbone, contents
-from blindspots_lib.pipelines import compute_dtype, naming_load_errors, quiet_libraries
+from blindspots_lib.pipelines import compute_dtype, naming_load_errors, quiet_libraries, variant_of
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import Study, StudyError
 
@@ -83,7 +83,12 @@ class TokenExtractor:
         self.dtype = compute_dtype()
         with naming_load_errors("backbone", folder):
             model = AutoModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=self.dtype, trust_remote_code=False
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=self.dtype,
+                trust_remote_code=False,
+                variant=variant_of(backbone, folder),
             )
             self.model = getattr(model, "vision_model", model).eval().to(self.device)
             self.transform = image_transform(backbone, *pixel_statistics(folder))

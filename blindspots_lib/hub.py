@@ -41,8 +41,7 @@ def fetch(weights: Weights) -> Path:
         if not folder.is_dir():
             raise StudyError(f"{folder}: no such folder; correct the path in the study, or run `make models`")
         return folder / (weights.subfolder or "")
-    files = remembered(weights) or remember(weights, files_of(weights))
-    return download(weights, files) / (weights.subfolder or "")
+    return obtain(weights, lambda: files_of(weights)) / (weights.subfolder or "")
 
 
 def fetch_config(weights: Weights) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def fetch_config(weights: Weights) -> dict[str, Any]:
     files = [file for file in remembered(weights) or files_of(weights) if file.path == inside]
     if not files:
         raise StudyError(f"{weights.title}: has no {inside}; correct repo and subfolder")
-    return read_json(download(weights, files) / inside)
+    return read_json(download(weights, files, checked=False) / inside)
 
 
 def fetch_file(place: TrainedSAE) -> Path:
@@ -64,21 +63,34 @@ def fetch_file(place: TrainedSAE) -> Path:
     if place.path:
         path = resolve(place.path)
         return path if path.is_file() else path / place.file
-    files = remembered(place)
-    if files is None:
-        found = [file for file in list_files(place) if file.path == place.file]
-        if not found:
-            raise StudyError(f"{place.title}: has no file {place.file!r}; correct it in the study")
-        files = remember(place, found)
-    return download(place, files) / place.file
+    return obtain(place, lambda: named_file(place, place.file)) / place.file
+
+
+def obtain(place: Place, choose: Callable[[], list[RemoteFile]]) -> Path:
+    """The snapshot folder with the chosen files; what was chosen and checked is remembered, so the next time needs no network."""
+    known = remembered(place)
+    files = known or choose()
+    folder = download(place, files, checked=known is not None)
+    if known is None:
+        write_json(record_path(place), [file._asdict() for file in files])
+    return folder
+
+
+def named_file(place: Place, name: str) -> list[RemoteFile]:
+    """The one file of that name."""
+    found = [file for file in list_files(place) if file.path == name]
+    if not found:
+        raise StudyError(f"{place.title}: has no file {name!r}; correct it in the study")
+    return found
 
 
 def weights_fingerprint(weights: Weights | TrainedSAE) -> str:
     """Of what `fetch` gives: of the content of a local folder, or of a repository's commit and what is taken of it."""
+    said = weights.model_dump(include={"repo", "revision", "variant", "subfolder", "file"}, exclude_none=True)
     if weights.repo:
-        return fingerprint_of(weights.model_dump(include={"repo", "revision", "variant", "subfolder", "file"}))
+        return fingerprint_of(said)
     path = resolve(weights.path)
-    return file_fingerprint(path) if path.is_file() else folder_fingerprint(path)
+    return fingerprint_of({**said, "content": file_fingerprint(path) if path.is_file() else folder_fingerprint(path)})
 
 
 def hashes(place: Weights | TrainedSAE) -> dict[str, str]:
@@ -100,6 +112,8 @@ def files_of(weights: Weights) -> list[RemoteFile]:
 
     Raises StudyError if a part has weights in no form that is safe to read.
     """
+    if file := getattr(weights, "file", None):
+        return named_file(weights, f"{weights.subfolder}/{file}" if weights.subfolder else file)
     files = [file for file in list_files(weights) if in_folder(file.path, weights.subfolder or "")]
     folders = sorted({str(Path(file.path).parent) for file in files})
     chosen = [file for folder in folders for file in part_files(weights, folder, files)]
@@ -145,11 +159,6 @@ def record_path(place: Place) -> Path:
     )
 
 
-def remember(place: Place, files: list[RemoteFile]) -> list[RemoteFile]:
-    write_json(record_path(place), [file._asdict() for file in files])
-    return files
-
-
 def remembered(place: Place) -> list[RemoteFile] | None:
     try:
         return [RemoteFile(**row) for row in json.loads(record_path(place).read_text())]
@@ -165,8 +174,8 @@ def cached(place: Place, file: RemoteFile) -> Path | None:
     return Path(found) if isinstance(found, str) and Path(found).exists() else None
 
 
-def download(place: Place, files: list[RemoteFile]) -> Path:
-    """The snapshot folder with these files, each downloaded if need be and then checked against its hash."""
+def download(place: Place, files: list[RemoteFile], checked: bool) -> Path:
+    """The snapshot folder with these files, downloaded if need be; each is checked against its hash, unless it was before."""
     from huggingface_hub import hf_hub_download
 
     missing = [file for file in files if cached(place, file) is None]
@@ -176,6 +185,8 @@ def download(place: Place, files: list[RemoteFile]) -> Path:
                 path = Path(patiently(lambda file=file: hf_hub_download(place.repo, file.path, revision=place.revision)))
             check_hash(place, file, path)
             bar.update(file.size)
+    for file in () if checked else [file for file in files if file not in missing]:
+        check_hash(place, file, cached(place, file))
     first = cached(place, files[0])
     return first.parents[len(Path(files[0].path).parts) - 1]
 
@@ -221,6 +232,11 @@ def retry_after(header: str | None, attempt: int) -> float:
     return min(60.0, float(header)) if header and header.replace(".", "", 1).isdigit() else 2.0**attempt
 
 
+def page_of(place: Place) -> str:
+    """The address of a repository's page; sets have a split, models none."""
+    return f"https://huggingface.co/{'datasets/' if hasattr(place, 'split') else ''}{place.repo}"
+
+
 @contextmanager
 def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
     """Turn whatever the hub's client raises into one line that says what to do."""
@@ -231,9 +247,7 @@ def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise StudyError(
-            f"{name}: is gated; accept its agreement at https://huggingface.co/{place.repo} and log in with `hf auth login`"
-        ) from None
+        raise StudyError(f"{name}: is gated; accept its agreement at {page_of(place)} and log in with `hf auth login`") from None
     except errors.RevisionNotFoundError:
         raise StudyError(f"{name}: has no revision {place.revision}; copy a commit hash from its history") from None
     except errors.RepositoryNotFoundError:

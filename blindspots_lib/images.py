@@ -4,11 +4,12 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from blindspots_lib.study import StudyError
 
 MAX_PIXELS = 64_000_000  # a larger image is refused before it is decoded
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # others, EPS for one, start programs of their own
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
@@ -19,19 +20,22 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """An RGB image from the bytes of a file; what is transparent becomes white.
+    """An RGB image from the bytes of a file, upright; what is transparent becomes white.
 
     Raises StudyError if the bytes are cut short, not an image, or claim more than `MAX_PIXELS`.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise StudyError(f"{name}: {image.width} x {image.height} pixels is too large; at most {MAX_PIXELS:,} in all")
+        image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except StudyError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
         raise StudyError(f"{name}: not a readable image ({error}); replace or remove it") from None
 
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, read_json, write_json
+from blindspots_lib.elsewhere import images_fingerprint
 from blindspots_lib.hub import weights_fingerprint
 from blindspots_lib.parts import MadeElsewhere, SAEConfig, TrainedSAE
-from blindspots_lib.sources import corpus_inputs, listing_fingerprint, source_inputs
-from blindspots_lib.study import PROJECT_ROOT, Study, StudyError, load_study, resolve, study_path
+from blindspots_lib.sources import corpus_inputs, source_inputs
+from blindspots_lib.study import PROJECT_ROOT, Study, StudyError, load_study, study_path
 
 FAILED = "failed-"  # what the copy of a notebook that failed is called, for reading
 
@@ -22,7 +23,7 @@ FAILED = "failed-"  # what the copy of a notebook that failed is called, for rea
 def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     """Fingerprints of all that decides a notebook's figures: itself, the study, the code, the packages, the weights."""
     sources = sorted((PROJECT_ROOT / "blindspots_lib").glob("*.py"))
-    given = {f"images/{model.name}": listing_fingerprint(resolve(model.images))
+    given = {f"images/{model.name}": images_fingerprint(model)
              for model in study.models if isinstance(model, MadeElsewhere)}  # fmt: skip
     weights = {f"{part}/{model.name}": weights_fingerprint(place) for model in study.pipelines
                for part, place in model.parts.items()}  # fmt: skip

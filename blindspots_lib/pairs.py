@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, read_json, replacing, shard_path, write_json
 from blindspots_lib.images import centre_square, decode_image, stored_bytes
-from blindspots_lib.parts import FolderPairs, ScenePairs, contents
+from blindspots_lib.parts import FolderPairs, LinkedPairs, ScenePairs, contents
 from blindspots_lib.scenes import DEFAULT_PRIOR
 from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, corpus_inputs, open_source, pinned, source_inputs
 from blindspots_lib.study import Study, StudyError
@@ -73,7 +73,8 @@ def count_images(path: Path) -> int:
 def pairs_artifact(study: Study) -> Artifact:
     """The output folder of `collect_pairs`."""
     config = contents(study.pairs, "path", "n_connections", "timeout")
-    return Artifact(study.folder / "pairs", study.name, config, source_inputs(study.pairs), ("pairs", "scenes", "sources"))
+    code = () if isinstance(study.pairs, LinkedPairs) else ("pairs", "scenes", "sources")  # dead links do not come back
+    return Artifact(study.folder / "pairs", study.name, config, source_inputs(study.pairs), code)
 
 
 def collect_pairs(study: Study) -> Artifact:
@@ -173,7 +174,7 @@ def collect_corpus(study: Study) -> Artifact:
             batch = list(itertools.islice(cells, config.shard_size))
             if not batch:
                 break
-            rows = [{"pair_id": f"image-{n + i:08d}", "image": cell, "lost": ""} for i, cell in enumerate(batch)]
+            rows = [corpus_row(f"image-{n + i:08d}", cell) for i, cell in enumerate(batch)]
             write_shard(shard_path(artifact.folder, index, "parquet"), rows, generation_schema())
             n += len(batch)
             bar.update(len(batch))
@@ -181,6 +182,17 @@ def collect_corpus(study: Study) -> Artifact:
         raise StudyError(f"sae.corpus.n = {config.n}: {config.title} has only {n} images; lower it")
     artifact.finish(n_images=n)
     return artifact
+
+
+def corpus_row(image_id: str, cell: dict) -> dict:
+    """The row of an image of the corpus; one of a set that does not decode is lost, one of a folder is read later."""
+    fault = ""
+    if cell["path"] is None:
+        try:
+            decode_image(cell["bytes"] or b"", image_id)
+        except StudyError:
+            fault = "not a readable image"
+    return {"pair_id": image_id, "image": None if fault else cell, "lost": fault}
 
 
 class PairTable(NamedTuple):

@@ -36,6 +36,8 @@ class Place(Part):
     def check_one_place(self):
         if (self.path is None) == (self.repo is None):
             raise ValueError("give one of path (a local folder) and repo (a hub id, with its revision)")
+        if self.path and self.revision:
+            raise ValueError("revision: goes with repo, not with path; remove it")
         if self.repo and not self.revision:
             raise ValueError(f"revision: missing for {self.repo}; give the full commit hash, as in the repository's history")
         if self.revision == "latest" and self.may_be_latest:
@@ -80,7 +82,7 @@ class FolderPairs(Part):
     caption_column: str = "caption"
     id_column: str | None = None  # default: the file name without its ending
     n: Count | None = None  # the first n; default: all
-    shard_size: Count = 250
+    shard_size: Count = 100  # pairs held in memory and written at a time
 
 
 class DatasetPairs(Place):
@@ -97,7 +99,7 @@ class DatasetPairs(Place):
     n: Count
     seed: Seed = 0  # of the order that rows are taken in
     shuffle_buffer: Count = 10_000  # rows that the order is mixed over; 1: as they come
-    shard_size: Count = 250
+    shard_size: Count = 100
 
 
 class WebdatasetPairs(Part):
@@ -106,7 +108,7 @@ class WebdatasetPairs(Part):
     source: Literal["webdataset"]
     path: str
     n: Count
-    shard_size: Count = 250
+    shard_size: Count = 100
 
 
 class LinkedPairs(Place):
@@ -208,7 +210,7 @@ class MadeElsewhere(Part):
 
 
 def model_kind(content: Any) -> str:
-    return "elsewhere" if "images" in (content if isinstance(content, dict) else vars(content)) else "pipeline"
+    return "elsewhere" if "images" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "pipeline"
 
 
 Model = Annotated[
@@ -280,7 +282,7 @@ class TrainedSAE(Place):
 
 
 def sae_kind(content: Any) -> str:
-    return "trained" if "file" in (content if isinstance(content, dict) else vars(content)) else "training"
+    return "trained" if "file" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "training"
 
 
 SAE = Annotated[Annotated[SAEConfig, Tag("training")] | Annotated[TrainedSAE, Tag("trained")], Discriminator(sae_kind)]

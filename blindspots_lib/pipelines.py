@@ -1,5 +1,6 @@
 """Text-to-image pipelines of diffusers: parts fetched, put together, placed on the device, asked for images."""
 
+import gc
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from blindspots_lib.hub import fetch
 from blindspots_lib.parts import LoRA, Scheduler, TextToImageModel, Weights
 from blindspots_lib.study import StudyError
 
+SET_BY_STUDY = {
+    "prompt", "num_inference_steps", "guidance_scale", "height", "width", "generator", "output_type", "num_images_per_prompt",
+    "return_dict",
+}  # fmt: skip
 ROOM = 1.3  # memory of the device over the size of the weights, below which parts wait in main memory
 
 
@@ -68,12 +73,16 @@ def load_pipeline(model: TextToImageModel):
     what = f"model {model.name!r}"
     parts = {"unet": load_unet(model)} if model.unet else {}
     pipeline = load_folder(what, model, compute_dtype(model.dtype), **parts)
+    if model.unet and "unet" not in pipeline.components:
+        raise StudyError(f"{what}: {type(pipeline).__name__} has no unet to replace; remove unet from the study")
     if model.prior:
         pipeline = with_prior(what, pipeline, load_folder(f"{what}, prior", model.prior, compute_dtype(model.dtype)))
     if model.lora:
         add_lora(what, pipeline, model.lora)
     if model.scheduler:
-        pipeline.scheduler = other_scheduler(what, pipeline.scheduler, model.scheduler)
+        scheduler = other_scheduler(what, pipeline.scheduler, model.scheduler)
+        for part in filter(None, (pipeline, getattr(pipeline, "decoder_pipe", None))):  # two-stage pipelines hold a second
+            part.scheduler = scheduler
     check_arguments(what, pipeline, model.arguments)
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
@@ -88,8 +97,13 @@ def load_folder(what: str, weights: Weights, dtype, **parts):
     folder = fetch(weights)
     with naming_load_errors(what, folder):
         return DiffusionPipeline.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, variant=weights.variant, **parts
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant_of(weights, folder), **parts
         )
+
+
+def variant_of(weights: Weights, folder: Path) -> str | None:
+    """The variant of the weights, if the folder has any file of it."""
+    return weights.variant if weights.variant and any(folder.rglob(f"*.{weights.variant}*")) else None
 
 
 def load_unet(model: TextToImageModel):
@@ -99,7 +113,7 @@ def load_unet(model: TextToImageModel):
     with naming_load_errors(f"model {model.name!r}, unet", folder):
         return UNet2DConditionModel.from_pretrained(
             str(folder), torch_dtype=compute_dtype(model.dtype), use_safetensors=True, local_files_only=True,
-            variant=model.unet.variant,
+            variant=variant_of(model.unet, folder),
         )  # fmt: skip
 
 
@@ -129,12 +143,18 @@ def other_scheduler(what: str, current, wanted: Scheduler):
         raise StudyError(
             f"{what}: scheduler {wanted.name!r} is no scheduler of diffusers; an example: DPMSolverMultistepScheduler"
         )
+    unknown = sorted(set(wanted.arguments) - set(inspect.signature(kind.__init__).parameters))
+    if unknown:
+        raise StudyError(f"{what}: {wanted.name} takes no argument {unknown[0]!r}; correct the scheduler's arguments")
     return kind.from_config(current.config, **wanted.arguments)
 
 
 def check_arguments(what: str, pipeline, arguments: Mapping[str, Any]) -> None:
     """Raise StudyError for an argument that the pipeline's call does not name; some take any and ignore it."""
     named = [p.name for p in inspect.signature(type(pipeline).__call__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = sorted(set(arguments) & SET_BY_STUDY)
+    if taken:
+        raise StudyError(f"{what}: the argument {taken[0]!r} is set by the study itself; use steps, guidance or image_size")
     unknown = sorted(set(arguments) - set(named))
     if unknown:
         raise StudyError(f"{what}: {type(pipeline).__name__} takes no argument {unknown[0]!r}; it takes {', '.join(named[1:])}")
@@ -148,6 +168,8 @@ def place(pipeline, model: TextToImageModel):
         return pipeline
     offload = model.offload
     if offload == "auto":
+        gc.collect()  # what an earlier model held is not room taken
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         offload = "never" if ROOM * weights_size(pipeline) < free else "model"
     if offload == "never":

@@ -7,13 +7,15 @@ Times come from a short run of each part on this machine, and only of parts whos
 """
 
 import argparse
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from blindspots_lib.costs import (
     disk_rows,
+    duration,
+    free_disk,
+    in_units,
     local_folder,
     n_pairs,
     sae_memory,
@@ -21,18 +23,15 @@ from blindspots_lib.costs import (
     seconds_an_image,
     seconds_of_tokens,
     token_shape,
+    total_memory,
 )
-from blindspots_lib.hub import RemoteFile, cached, files_of, list_files, naming_hub_errors, patiently, remembered
+from blindspots_lib.hub import RemoteFile, cached, files_of, named_file, naming_hub_errors, patiently, remembered
 from blindspots_lib.parts import (
-    DatasetPairs,
-    FolderPairs,
-    LinkedPairs,
-    MadeElsewhere,
     Place,
     SAEConfig,
     TrainedSAE,
 )
-from blindspots_lib.study import Study, StudyError, load_study, resolve, runs_folder
+from blindspots_lib.study import Study, StudyError, load_study
 
 
 class Row(NamedTuple):
@@ -59,12 +58,7 @@ def files_needed(place: Place) -> list[RemoteFile]:
     """The files that `fetch` would take, known from an earlier run or asked of the hub."""
     if (files := remembered(place)) is not None:
         return files
-    if isinstance(place, TrainedSAE):
-        found = [file for file in list_files(place) if file.path == place.file]
-        if not found:
-            raise StudyError(f"{place.title}: has no file {place.file!r}; correct it in the study")
-        return found
-    return files_of(place)
+    return named_file(place, place.file) if isinstance(place, TrainedSAE) else files_of(place)
 
 
 # -- the plan ------------------------------------------------------------------------------------------------------------
@@ -82,7 +76,7 @@ def plan_rows(study: Study) -> Iterator[Row]:
     free = free_disk()
     for what, size in rows:
         yield Row(f"disk, {what}", in_units(size))
-    yield Row("disk in all", in_units(sum(size for _, size in rows)), f"{in_units(free)} free")
+    yield Row("disk in all", in_units(sum(size for _, size in rows)), f"beside downloads; {in_units(free)} free")
     if isinstance(study.sae, SAEConfig):
         yield Row("memory of the SAE's training", in_units(sae_memory(study.sae, width)), f"{in_units(total_memory())} here")
     yield from time_rows(study, width)
@@ -127,7 +121,7 @@ def licence_of(place: Place, kind: str) -> str:
     except StudyError as error:
         if "is gated" in str(error):
             return "gated: accept its agreement first"
-        return "not known (the hub is out of reach)"
+        return f"not known ({str(error).partition(': ')[2]})"
     stated = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return (", ".join(stated) or "no licence stated") + ("; gated" if info.gated else "")
 
@@ -154,113 +148,13 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
     yield Row("time in all", duration(seconds), "of what is known, at the speed of a short run")
 
 
-def in_units(size: int | float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def duration(seconds: int | float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def free_disk() -> int:
-    folder = runs_folder()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def total_memory() -> int:
-    import psutil
-
-    return psutil.virtual_memory().total
-
-
-# -- the check -----------------------------------------------------------------------------------------------------------
-
-
-def check(study: Study) -> list[str]:
-    """Everything that would stop the study, each in one line; nothing is downloaded or run."""
-    faults = []
-    for _, place in remote_parts(study):
-        faults += fault_of(lambda place=place: files_needed(place))
-    for weights in [study.backbone, *study.pipelines]:
-        if weights.path and not resolve(weights.path).is_dir():
-            faults.append(f"{resolve(weights.path)}: no such folder; correct the path in the study, or run `make models`")
-    for model in study.models:
-        if isinstance(model, MadeElsewhere):
-            faults += fault_of(lambda model=model: check_elsewhere(study, model))
-    if isinstance(study.pairs, FolderPairs):
-        faults += fault_of(lambda: n_pairs(study))
-    if isinstance(study.pairs, LinkedPairs | DatasetPairs) and study.pairs.repo:
-        faults += fault_of(lambda: check_set(study.pairs))
-    if not faults:
-        faults = list(room_faults(study))
-    return list(dict.fromkeys(faults))
-
-
-def room_faults(study: Study) -> Iterator[str]:
-    """Whether the parts fit together, and the study this machine."""
-    try:
-        tokens, width = token_shape(study)
-    except StudyError as error:
-        yield str(error)
-        return
-    needed = sum(size for _, size in disk_rows(study, tokens, width))
-    if needed > free_disk():
-        yield f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
-    if not isinstance(study.sae, SAEConfig):
-        return
-    if not study.sae.corpus and n_pairs(study) * tokens < study.sae.n_candidates:
-        n = f"{n_pairs(study) * tokens:,}"
-        yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n} tokens; lower it"
-    memory = sae_memory(study.sae, width)
-    if memory > total_memory():
-        here = in_units(total_memory())
-        yield f"sae: training needs {in_units(memory)} of memory, this machine has {here}; try dictionary: local"
-
-
-def fault_of(action: Callable[[], object]) -> list[str]:
-    try:
-        action()
-    except StudyError as error:
-        return [str(error)]
-    return []
-
-
-def check_elsewhere(study: Study, model: MadeElsewhere) -> None:
-    """The ids of images made elsewhere against those of a folder's pairs."""
-    from blindspots_lib.elsewhere import check_ids, files_by_id
-    from blindspots_lib.sources import folder_pairs
-
-    source = resolve(model.images)
-    if not source.exists():
-        raise StudyError(f"model {model.name!r}: {source}: no such folder or table; correct images")
-    files = files_by_id(source)
-    if isinstance(study.pairs, FolderPairs):
-        check_ids(model, [pair.pair_id for pair in folder_pairs(study.pairs)], files)
-
-
-def check_set(place: LinkedPairs | DatasetPairs) -> None:
-    """Whether a set of `datasets` is there and open to us, and has its columns: its first row is read."""
-    from blindspots_lib.sources import stream
-
-    columns = [place.caption_column, place.link_column if isinstance(place, LinkedPairs) else place.image_column]
-    unshuffled = place.model_copy(update={"shuffle_buffer": 1})
-    revision = None if place.revision == "latest" else place.revision
-    next(stream(unshuffled, revision, columns, None, 0), None)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="a name in studies/, or the path of a study file")
     parser.add_argument("--check", action="store_true", help="only say what would stop it")
     arguments = parser.parse_args()
+    from blindspots_lib.check import check
+
     try:
         study = load_study(arguments.study)
         if arguments.check:

@@ -7,7 +7,7 @@ counted. In a folder of one's own nothing should be missing, so there the first 
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from blindspots_lib.parts import DatasetPairs, FolderPairs, ImageCorpus, LinkedP
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import StudyError, resolve
 
+READ = SUFFIXES | {".csv", ".jsonl", ".json", ".parquet", ".arrow", ".tar", ".zip"}  # the files that sources are made of
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -56,16 +57,19 @@ def open_source(config, artifact: Artifact, skip: int) -> Candidates:
 
 def source_inputs(config) -> dict[str, str]:
     """Fingerprints of the local files that pairs come from: their names, sizes and times."""
-    path = getattr(config, "path", None)
-    return {"files": listing_fingerprint(resolve(path))} if path else {}
-
-
-def listing_fingerprint(path: Path) -> str:
-    """Of the names, sizes and times of change of all files below a folder, or of one file."""
+    if not getattr(config, "path", None):
+        return {}
+    path = resolve(config.path)
     if not path.exists():
         raise StudyError(f"{path}: no such file or folder; correct the path in the study")
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return fingerprint_of([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix.lower() in READ]
+    return {"files": listing_fingerprint(files)}
+
+
+def listing_fingerprint(files: Iterable[Path]) -> str:
+    """Of the names, sizes and times of change of files; hidden ones, which systems leave in folders, do not count."""
+    shown = sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+    return fingerprint_of([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in shown])
 
 
 def corpus_inputs(config: ImageCorpus) -> dict[str, str]:
@@ -99,8 +103,10 @@ def folder_pairs(config: FolderPairs) -> Candidates:
             f"{folder}: {len(missing)} of {len(files)} images are missing, such as {', '.join(map(repr, missing[:3]))}; "
             "add them or remove their rows"
         )
-    ids = table[config.id_column] if config.id_column else [Path(name).stem for name in table["file_name"]]
-    for pair_id, caption, file in zip(ids, table[config.caption_column], files, strict=True):
+    ids = table[config.id_column] if config.id_column else pd.Series([Path(name).stem for name in table["file_name"]])
+    if ids.isna().any():
+        raise StudyError(f"{folder}: row {int(ids.isna().argmax()) + 1} of its table has no {config.id_column}; fill it in")
+    for pair_id, caption, file in zip(ids, table[config.caption_column].fillna(""), files, strict=True):
         yield Pair(str(pair_id), str(caption), file.read_bytes(), [])
 
 
@@ -204,22 +210,31 @@ def dataset_pairs(config: DatasetPairs, revision: str | None, skip: int) -> Cand
     columns = [config.caption_column, config.image_column, *([config.id_column] if config.id_column else [])]
     for number, row in enumerate(stream(config, revision, columns, config.image_column, skip), start=skip):
         pair_id = str(row[config.id_column]) if config.id_column else f"row-{number:08d}"
-        yield pair_or_lost(pair_id, row[config.caption_column], row[config.image_column])
+        yield pair_or_lost(pair_id, row[config.caption_column], cell_bytes(row[config.image_column], config))
 
 
-def pair_or_lost(pair_id: str, caption: Any, image: dict | None) -> Pair | Lost:
+def cell_bytes(cell: dict | None, config: Place) -> bytes | None:
+    """The file of an image column's cell: in it, in an archive or repository that it names, or of a local set on this disk."""
+    if not cell or cell["bytes"] is not None or not cell["path"]:
+        return cell and cell["bytes"]
+    if "://" not in cell["path"] and not config.path:
+        return None  # a set from the hub does not choose files of this machine
+    from datasets.download.streaming_download_manager import xopen
+
+    try:
+        with xopen(cell["path"], "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def pair_or_lost(pair_id: str, caption: Any, image: bytes | None) -> Pair | Lost:
     """A pair from the cells of a row, or why it is none."""
-    if not (image and (image["bytes"] or image["path"])):
+    if not image:
         return Lost("no image")
     if not isinstance(caption, str) or not caption.strip():
         return Lost("no caption")
-    content = image["bytes"]
-    if content is None:
-        file = Path(image["path"])
-        if not file.is_file():
-            return Lost("no image")
-        content = file.read_bytes()
-    return Pair(pair_id, caption, content, [])
+    return Pair(pair_id, caption, image, [])
 
 
 def webdataset_pairs(config: WebdatasetPairs, skip: int) -> Candidates:
@@ -248,13 +263,13 @@ def files_of(members) -> Iterator[tuple[str, str, bytes]]:
     for member in members:
         if member.isfile():
             key, _, suffix = Path(member.name).name.partition(".")
-            yield key, f".{suffix}", members.extractfile(member).read()
+            yield key, f".{suffix.lower()}", members.extractfile(member).read()
 
 
 def sample_pair(pair_id: str, files: dict[str, bytes]) -> Pair | Lost:
     image = next((content for suffix, content in files.items() if suffix in SUFFIXES), None)
     caption = files.get(".txt", b"").decode("utf-8", errors="replace")
-    return pair_or_lost(pair_id, caption, {"bytes": image, "path": None})
+    return pair_or_lost(pair_id, caption, image)
 
 
 # -- links ---------------------------------------------------------------------------------------------------------------
@@ -284,7 +299,8 @@ def corpus_images(config: ImageCorpus, revision: str | None, skip: int) -> Itera
     """The cells of an image column from number `skip` on: the files of a folder, named where they lie, or bytes of a set."""
     if config.repo:
         rows = stream(config, revision, [config.image_column], config.image_column, skip)
-        yield from (row[config.image_column] for row in itertools.islice(rows, max(0, config.n - skip)))
+        cells = (row[config.image_column] for row in itertools.islice(rows, max(0, config.n - skip)))
+        yield from ({"bytes": cell_bytes(cell, config), "path": None} for cell in cells)
         return
     folder = resolve(config.path)
     files = sorted(str(file) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)

@@ -53,8 +53,9 @@ class Study(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is given twice; give each model its own name")
-        if "real" in names:
-            raise ValueError("models: the name 'real' is taken by the real images; choose another")
+        taken = sorted({"real", "corpus", "training-corpus"} & set(names))
+        if taken:
+            raise ValueError(f"models: the name {taken[0]!r} is taken; choose another")
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
         if self.stability and not isinstance(self.sae, SAEConfig):
@@ -111,9 +112,12 @@ def load_study(study: str) -> Study:
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study is a mapping of keys such as name, pairs and models; see studies/mini.yaml")
     try:
-        return Study.model_validate(content)
+        study = Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: " + "; ".join(describe(problem) for problem in error.errors())) from None
+    if path.resolve().parent == PROJECT_ROOT / "studies" and study.name != path.stem:
+        raise StudyError(f"{path}: name = {study.name!r}: must be {path.stem!r}, as the file's, so that no two studies mix")
+    return study
 
 
 def describe(problem: dict[str, Any]) -> str:
@@ -132,4 +136,4 @@ def describe(problem: dict[str, Any]) -> str:
 
 def resolve(path: str) -> Path:
     """A path of a study file: absolute, or relative to the project."""
-    return PROJECT_ROOT / path
+    return PROJECT_ROOT / Path(path).expanduser()

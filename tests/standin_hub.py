@@ -105,6 +105,8 @@ class Answer(BaseHTTPRequestHandler):
             content = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False,
                        "gated": False, "disabled": False, "downloads": 0, "likes": 0,
                        "lastModified": "2026-01-01T00:00:00.000Z"}  # fmt: skip
+        elif rest == "auth-check":
+            content = {}
         elif match := re.fullmatch(r"tree/[^/]+(?:/(.*))?", rest):
             inside = f"{match[1]}/" if match[1] else ""
             content = [f for f in files if f["path"].startswith(inside)]

@@ -68,6 +68,14 @@ def test_a_connection_that_is_cut_is_tried_again(hub):
     assert waits_and_result(hub, "cut", cut=(200, PNG, PICTURE))[1] == Fetched(PICTURE, "")
 
 
+def test_a_network_that_swallows_everything_counts_as_none():
+    def swallowed(request):
+        raise httpx2.ConnectTimeout("no answer")
+
+    with httpx2.Client(transport=httpx2.MockTransport(swallowed)) as client:
+        assert fetch_image(client, "http://host/a.png", CONFIG) == Fetched(b"", UNREACHABLE)
+
+
 def test_order_is_that_of_the_links_whatever_comes_first(hub):
     hub.links |= {f"{i}.png": (200, PNG, encode_png(np.full((4, 4, 3), i, np.uint8))) for i in range(20)}
     hub.links["3.png"] = (404, {}, b"")

@@ -42,6 +42,10 @@ def test_images_go_by_their_pairs_and_what_is_missing_is_counted(study, tmp_path
     (made / "c.png").write_bytes(PICTURES["c"])  # added later: taken in
     rows = [row for path in shards_of(take_images(study, study.models[0], collect_pairs(study))) for row in read_shard(path)]
     assert [row["lost"] for row in rows] == ["", "not a readable image", "", ""]
+    before = take_images(study, study.models[0], collect_pairs(study)).fingerprint
+    for folder in ("made", "real"):
+        (tmp_path / folder / ".DS_Store").write_text("left by a file browser")
+    assert take_images(study, study.models[0], collect_pairs(study)).fingerprint == before
 
 
 def test_a_table_may_name_the_images(study, tmp_path):
@@ -50,6 +54,8 @@ def test_a_table_may_name_the_images(study, tmp_path):
     model = study.models[0].model_copy(update={"images": str(tmp_path / "made" / "images.csv")})
     artifact = take_images(study, model, collect_pairs(study))
     assert np.asarray(ImageStore(artifact)["b"])[0, 0, 0] == 150
+    (tmp_path / "made" / "first try.png").write_bytes(PICTURES["b"] + b" ")  # made again, the table as it was
+    assert np.asarray(ImageStore(take_images(study, model, collect_pairs(study)))["b"])[0, 0, 0] == 50
 
 
 @pytest.mark.parametrize(

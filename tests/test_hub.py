@@ -79,6 +79,18 @@ def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, 
     assert "['model_index.json'" in run_python(FETCH, REPO=repository, **hub_environment).stdout  # what came was kept
 
 
+NAMED = 'LoRA(file="Hyper-SD15-1step-lora.safetensors", repo='
+LORA = FETCH.replace("import Weights", "import LoRA").replace("Weights(repo=", NAMED)
+
+
+def test_one_file_of_many_is_taken_by_its_name(hub, repository, run_python, hub_environment):
+    folder = hub.repos["models", repository]
+    for name in ("Hyper-SD15-1step-lora.safetensors", "other-lora.safetensors"):
+        (folder / name).write_text(name)
+    taken = run_python(LORA, REPO=repository, **hub_environment)
+    assert taken.stdout == "['Hyper-SD15-1step-lora.safetensors']\n", taken.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

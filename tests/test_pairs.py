@@ -80,6 +80,7 @@ def test_a_folder_of_ones_own_becomes_pairs(study_of_folder):
     [
         ([("a.png", "a", PICTURE), ("a.png", "b", PICTURE)], {}, "pair 'a': this pair_id stands twice"),
         ([("a.png", "  ", PICTURE)], {}, "pair 'a': its caption is empty"),
+        ([("a.png", None, PICTURE)], {}, "pair 'a': its caption is empty"),
         ([("a.png", "a", b"not an image")], {}, "image of pair 'a': not a readable image"),
         ([("a.png", "a", CUT)], {}, "image of pair 'a': not a readable image"),
         ([("a.png", "a", PICTURE), ("b.png", "b", None)], {}, "own: 1 of 2 images are missing, such as 'b.png'"),
@@ -114,6 +115,18 @@ def test_enormous_image_is_refused_before_it_is_decoded():
     Image.new("1", (9000, 9000)).save(buffer, format="PNG")
     with pytest.raises(StudyError, match="9000 x 9000 pixels is too large"):
         decode_image(buffer.getvalue(), "bomb")
+
+
+def test_an_image_stands_upright_and_no_reader_that_starts_programs_is_asked():
+    sideways, buffer = Image.new("RGB", (20, 10), "red"), io.BytesIO()
+    exif = sideways.getexif()
+    exif[0x0112] = 6  # turned by a quarter, as a telephone writes it
+    sideways.save(buffer, format="JPEG", exif=exif)
+    assert decode_image(buffer.getvalue(), "photograph").size == (10, 20)
+    buffer = io.BytesIO()
+    sideways.save(buffer, format="EPS")  # reading it would start Ghostscript
+    with pytest.raises(StudyError, match="page: not a readable image"):
+        decode_image(buffer.getvalue(), "page")
 
 
 def test_a_pair_counts_only_with_all_its_sides(tmp_path):

@@ -6,6 +6,7 @@ import tiny_repos
 import torch
 
 from blindspots_lib.generation import generate_rows
+from blindspots_lib.hub import weights_fingerprint
 from blindspots_lib.parts import TextToImageModel
 from blindspots_lib.pipelines import generate_batch, load_pipeline
 from blindspots_lib.study import StudyError
@@ -46,6 +47,8 @@ def test_another_scheduler_keeps_the_noise_schedule_and_draws_otherwise(model):
     assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
     assert (pipeline.scheduler.config.beta_schedule, pipeline.scheduler.config.use_karras_sigmas) == ("scaled_linear", True)
     assert not np.array_equal(drawn(model(scheduler=scheduler)), drawn(model()))
+    with pytest.raises(StudyError, match="EulerDiscreteScheduler takes no argument 'use_karras_sigma'"):
+        load_pipeline(model(scheduler={**scheduler, "arguments": {"use_karras_sigma": True}}))
     with pytest.raises(StudyError, match="scheduler 'UNet2DModel' is no scheduler of diffusers"):
         load_pipeline(model(scheduler={"name": "UNet2DModel"}))
 
@@ -79,6 +82,32 @@ def test_an_argument_that_the_pipeline_does_not_take_is_named(model):
         StudyError, match=r"model 'sd15': StableDiffusionPipeline takes no argument 'colour'; it takes prompt, height"
     ):
         drawn(model(arguments={"colour": "red"}))
+    with pytest.raises(StudyError, match="the argument 'num_inference_steps' is set by the study itself"):
+        drawn(model(arguments={"num_inference_steps": 3}))
+
+
+def test_a_two_stage_pipeline_takes_its_prior_and_another_scheduler(tmp_path):
+    tiny_repos.build_kandinsky(tmp_path / "decoder")
+    tiny_repos.build_kandinsky_prior(tmp_path / "prior")
+    kandinsky = TextToImageModel.model_validate({
+        "name": "kandinsky", "label": "K", "path": str(tmp_path / "decoder"), "prior": {"path": str(tmp_path / "prior")},
+        "scheduler": {"name": "DDPMScheduler"}, "image_size": 64, "steps": 2, "guidance": 4.0, "variant": "fp16",
+    })  # fmt: skip
+    pipeline = load_pipeline(kandinsky)  # fp16 is asked for where there is none: the plain files serve
+    assert type(pipeline.decoder_pipe.scheduler).__name__ == "DDPMScheduler"
+    with pytest.raises(StudyError, match="PixArtAlphaPipeline has no unet to replace"):
+        tiny_repos.build_pixart(tmp_path / "pixart")
+        tiny_repos.build_unet(tmp_path / "other", seed=1)
+        changes = {"path": str(tmp_path / "pixart"), "prior": None, "scheduler": None}
+        other = {"unet": {"path": str(tmp_path / "other"), "subfolder": "unet"}}
+        load_pipeline(TextToImageModel.model_validate({**kandinsky.model_dump(), **changes, **other}))
+
+
+def test_the_subfolder_of_a_part_is_part_of_what_was_drawn(model, tmp_path):
+    for seed, name in ((1, "a"), (2, "b")):
+        tiny_repos.build_unet(tmp_path / name, seed)
+    prints = {weights_fingerprint(model(unet={"path": str(tmp_path), "subfolder": f"{name}/unet"}).unet) for name in "ab"}
+    assert len(prints) == 2
 
 
 def test_a_full_gpu_is_named_with_what_to_do(model):

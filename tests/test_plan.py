@@ -2,9 +2,10 @@
 
 import pytest
 
-from blindspots_lib import plan
+from blindspots_lib import check as checking
+from blindspots_lib.check import check
 from blindspots_lib.costs import disk_rows, sae_memory, token_shape
-from blindspots_lib.plan import check, plan_rows
+from blindspots_lib.plan import plan_rows
 from blindspots_lib.results import Results, collect_sae
 from blindspots_lib.training import make_sae
 
@@ -37,16 +38,16 @@ def test_check_names_everything_at_once_and_runs_nothing(make_study, tmp_path, m
         "pairs": {"source": "folder", "path": str(tmp_path / "real")},
     })  # fmt: skip
     faults = check(study)
-    assert len(faults) == 3
+    assert len(faults) == 3, faults
     assert any("models/none: no such folder" in fault for fault in faults)
-    assert any("model 'mine'" in fault and "no such folder or table" in fault for fault in faults)
+    assert any("made: no such folder or table" in fault for fault in faults)
     assert any("real: no such folder; correct pairs.path" in fault for fault in faults)
     assert not study.folder.exists()
 
     sound = make_study()
     assert check(sound) == []
-    monkeypatch.setattr(plan, "free_disk", lambda: 1000)
-    monkeypatch.setattr(plan, "total_memory", lambda: 1000)
+    monkeypatch.setattr(checking, "free_disk", lambda: 1000)
+    monkeypatch.setattr(checking, "total_memory", lambda: 1000)
     disk, memory = check(sound)
     (crop,) = check(make_study({"backbone.crop": 60}))
     (candidates,) = check(make_study({"pairs.n": 1, "sae.n_candidates": 80, "sae.n_concepts": 80}))[1:2]

@@ -107,6 +107,19 @@ def test_a_large_photograph_is_kept_smaller_and_a_small_one_as_it_is():
     assert abs(value_of(small.convert("RGB")) - 7) <= 1
 
 
+def test_a_set_of_files_in_an_archive_is_read_too(study_of, tmp_path):
+    import zipfile
+
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set" / "train.zip", "w") as archive:
+        archive.writestr("metadata.csv", "file_name,caption\n" + "".join(f"{i}.png,caption {i}\n" for i in range(4)))
+        for i in range(4):
+            archive.writestr(f"{i}.png", PICTURES[i])
+    artifact = collect_pairs(study_of(source="dataset", path=str(tmp_path / "set"), n=4))
+    assert sorted(read_pair_table(artifact).captions) == [f"caption {i}" for i in range(4)]
+    assert artifact.facts["lost"] == {}
+
+
 FROM_THE_HUB = """
 import os
 from blindspots_lib.artifacts import read_json

@@ -14,7 +14,7 @@ def test_every_study_in_the_project_is_valid(path):
         ({"pears": 1}, ["pears", "unknown key"]),
         ({"sae.kk": 5}, ["sae.kk", "unknown key"]),
         ({"sae.k": ...}, ["sae.k", "missing"]),
-        ({"backbone.revision": "main"}, ["backbone", "revision = 'main'"]),
+        ({"backbone.revision": "main"}, ["backbone", "revision: goes with repo"]),
         ({"backbone": {"repo": "a/b", "revision": "main", "resize": 8, "crop": 8}}, ["backbone", "'main'", "not a commit hash"]),
         ({"backbone": {"repo": "a/b", "resize": 8, "crop": 8}}, ["backbone", "revision", "full commit hash"]),
         ({"models.0.path": ...}, ["models.0", "path", "repo"]),
@@ -26,6 +26,9 @@ def test_every_study_in_the_project_is_valid(path):
         ({"sae.k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
         ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
         ({"models.1.name": "real"}, ["'real'", "taken"]),
+        ({"models.1.name": "corpus"}, ["'corpus'", "taken"]),
+        ({"models": ["sd15"]}, ["models.0", "'sd15'"]),
+        ({"sae": None}, ["sae", "None"]),
         ({"pairs.seed": 1}, ["pairs.seed = 1", "training corpus"]),
         ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
     ],
@@ -38,6 +41,17 @@ def test_bad_value_is_named_in_one_line(make_study, changes, expected):
     assert "study.yaml" in message
     for part in expected:
         assert part in message
+
+
+def test_a_study_of_the_project_is_called_as_its_file():
+    """Two copies of a template under one name would overwrite each other."""
+    path = PROJECT_ROOT / "studies" / "mine-for-a-test.yaml"
+    path.write_text((PROJECT_ROOT / "studies" / "template.yaml").read_text())
+    try:
+        with pytest.raises(StudyError, match="name = 'template': must be 'mine-for-a-test', as the file's"):
+            load_study("mine-for-a-test")
+    finally:
+        path.unlink()
 
 
 def test_missing_file_and_broken_yaml_are_named(tmp_path):
