@@ -34,14 +34,15 @@ def row(pair_id="a", image=PICTURE):
 def study_of_folder(make_study, tmp_path):
     """A study whose pairs are a folder: (file name, caption, content) a row, content None for a file that is not there."""
 
-    def make(rows, **changes):
+    def make(rows, kind="csv", **changes):
         folder = tmp_path / "own"
         folder.mkdir()
         for name, _, content in rows:
             if content is not None:
                 (folder / name).write_bytes(content)
         table = pd.DataFrame([(name, caption) for name, caption, _ in rows], columns=["file_name", "caption"])
-        table.to_csv(folder / "metadata.csv", index=False)
+        path = folder / f"metadata.{kind}"
+        {"csv": table.to_csv, "parquet": table.to_parquet}[kind](path, index=False)
         return make_study({"pairs": {"source": "folder", "path": str(folder), "shard_size": 2, **changes}})
 
     return make
@@ -66,9 +67,10 @@ def test_datasets_reads_the_shards_as_images(make_study, tmp_path):
     assert loaded[0]["image"].size == (64, 64)
 
 
-def test_a_folder_of_ones_own_becomes_pairs(study_of_folder):
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_folder_of_ones_own_becomes_pairs(study_of_folder, kind):
     rows = [("b.png", "two dvds, <b>bold</b>", PICTURE), ("a.png", "NA", PICTURE), ("c.png", "1.50", PICTURE)]
-    artifact = collect_pairs(study_of_folder(rows))
+    artifact = collect_pairs(study_of_folder(rows, kind))
     table = read_pair_table(artifact)
     assert table.pair_ids == ["b", "a", "c"]
     assert table.captions == ["two dvds, <b>bold</b>", "NA", "1.50"]  # text stays text

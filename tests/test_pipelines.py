@@ -8,7 +8,7 @@ import torch
 from blindspots_lib.generation import generate_rows
 from blindspots_lib.hub import weights_fingerprint
 from blindspots_lib.parts import TextToImageModel
-from blindspots_lib.pipelines import generate_batch, load_pipeline
+from blindspots_lib.pipelines import generate_batch, load_pipeline, place
 from blindspots_lib.study import StudyError
 
 ROWS = [{"pair_id": "a", "caption": "a dog"}, {"pair_id": "b", "caption": "a cat on wood"}]
@@ -116,3 +116,18 @@ def test_a_full_gpu_is_named_with_what_to_do(model):
 
     with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 50; lower it, or set offload: sequential"):
         generate_batch(full, model(), ["a"], [0])
+
+
+@pytest.mark.parametrize(
+    ("offload", "free", "expected"),
+    [("auto", 10**12, "to cuda"), ("auto", 1000, "model"), ("never", 1000, "to cuda"), ("sequential", 10**12, "sequential")],
+)
+def test_parts_wait_in_main_memory_where_the_gpu_is_too_small(model, monkeypatch, offload, free, expected):
+    pipeline, done = load_pipeline(model()), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(type(pipeline), "to", lambda self, device: done.append(f"to {device}"))
+    monkeypatch.setattr(type(pipeline), "enable_model_cpu_offload", lambda self: done.append("model"))
+    monkeypatch.setattr(type(pipeline), "enable_sequential_cpu_offload", lambda self: done.append("sequential"))
+    place(pipeline, model(offload=offload))
+    assert done == [expected]
