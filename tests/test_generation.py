@@ -73,17 +73,14 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
 
 
 def test_batch_size_does_not_decide_what_is_drawn(make_study):
-    """Exactly, in bfloat16; in float32 a last bit may turn a rounding of one value in a thousand."""
     study = make_study({"pairs.n": 9})
     model = study.model("sd15")
     rows = read_shard(shards_of(collect_pairs(study))[0], ["pair_id", "caption"])
-    for dtype, n_levels, share in [("bfloat16", 0, 0.0), ("float32", 1, 1e-3)]:
+    for dtype in ("bfloat16", "float32"):
         pipeline = load_pipeline(model.model_copy(update={"dtype": dtype}))
         drawn = {size: draw(pipeline, model, rows, size) for size in (1, 3, 8)}
         for size in (1, 3):
-            change = np.abs(drawn[size].astype(int) - drawn[8])
-            assert change.max() <= n_levels
-            assert (change > 0).mean() <= share
+            np.testing.assert_array_equal(drawn[size], drawn[8])
 
 
 def draw(pipeline, model, rows, size):

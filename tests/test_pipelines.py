@@ -111,11 +111,14 @@ def test_the_subfolder_of_a_part_is_part_of_what_was_drawn(model, tmp_path):
 
 
 def test_a_full_gpu_is_named_with_what_to_do(model):
-    def full(*arguments, **settings):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    class Full:
+        dtype, device = torch.float16, torch.device("cuda")
+
+        def __call__(self, *arguments, **settings):
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 50; lower it, or set offload: sequential"):
-        generate_batch(full, model(), ["a"], [0])
+        generate_batch(Full(), model(), ["a"], [0])
 
 
 @pytest.mark.parametrize(
