@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from blindspots_lib.costs import disk_rows, free_disk, in_units, n_pairs, sae_memory, token_shape, total_memory
 from blindspots_lib.elsewhere import check_ids, files_by_id
-from blindspots_lib.hub import fetch, naming_hub_errors, patiently
+from blindspots_lib.hub import fetch, fetch_file, naming_hub_errors, patiently
 from blindspots_lib.parts import (
     DatasetPairs,
     FolderPairs,
@@ -12,6 +12,7 @@ from blindspots_lib.parts import (
     MadeElsewhere,
     Place,
     SAEConfig,
+    TrainedSAE,
     WebdatasetPairs,
     Weights,
 )
@@ -45,12 +46,13 @@ def looks(study: Study) -> Iterator[Callable[[], object]]:
     if isinstance(study.sae, SAEConfig):
         if study.sae.corpus:
             yield lambda: next(corpus_images(study.sae.corpus, unpinned(study.sae.corpus), 0), None)
-    elif study.sae.path and not (resolve(study.sae.path).is_file() or (resolve(study.sae.path) / study.sae.file).is_file()):
-        yield lambda: complain(f"{resolve(study.sae.path)}: has no file {study.sae.file!r}; correct sae.path or sae.file")
+    elif study.sae.path:
+        yield lambda: check_file(study.sae)
 
 
-def complain(message: str) -> None:
-    raise StudyError(message)
+def check_file(sae: TrainedSAE) -> None:
+    if not fetch_file(sae).is_file():
+        raise StudyError(f"{resolve(sae.path)}: has no file {sae.file!r}; correct sae.path or sae.file")
 
 
 def check_repository(place: Place) -> None:

@@ -36,9 +36,10 @@ def take_images(study: Study, model: MadeElsewhere, pairs: Artifact) -> Artifact
 
 
 def images_fingerprint(model: MadeElsewhere) -> str:
-    """Of the names, sizes and times of the images, wherever a table says that they are."""
+    """Of which image belongs to which pair, and of the images' sizes and times, wherever a table says that they are."""
     files = files_by_id(resolve(model.images))
-    return fingerprint_of({"ids": sorted(files), "files": listing_fingerprint(files.values())})
+    owners = sorted((pair_id, str(file)) for pair_id, file in files.items())
+    return fingerprint_of({"owners": owners, "files": listing_fingerprint(files.values())})
 
 
 def files_by_id(source: Path) -> dict[str, Path]:

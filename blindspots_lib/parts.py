@@ -274,11 +274,7 @@ class TrainedSAE(Place):
     k: Count | None = 5  # active concepts a token; null: codes at or above the threshold
     threshold: float | None = None  # of a BatchTopK SAE whose file lacks it
     search: Literal["float32", "bfloat16", "int8"] = "float32"
-    seed: Seed = 0  # of the samples of tokens that notebooks show
-
-    @property
-    def tokens(self) -> str:
-        return "all"
+    seed: Seed = 0  # recorded with the figures, as that of a training is
 
 
 def sae_kind(content: Any) -> str:

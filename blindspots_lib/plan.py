@@ -1,4 +1,4 @@
-"""What a study will take, before it runs; and whether it can run at all.
+"""What a study will take, before it runs.
 
     python -m blindspots_lib.plan paper            images, tokens, disk, memory, time, downloads, agreements
     python -m blindspots_lib.plan paper --check    ids, revisions, shapes, agreements, free disk; nothing is run
@@ -26,11 +26,7 @@ from blindspots_lib.costs import (
     total_memory,
 )
 from blindspots_lib.hub import RemoteFile, cached, files_of, named_file, naming_hub_errors, patiently, remembered
-from blindspots_lib.parts import (
-    Place,
-    SAEConfig,
-    TrainedSAE,
-)
+from blindspots_lib.parts import Place, SAEConfig, TrainedSAE
 from blindspots_lib.study import Study, StudyError, load_study
 
 

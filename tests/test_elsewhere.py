@@ -54,6 +54,10 @@ def test_a_table_may_name_the_images(study, tmp_path):
     model = study.models[0].model_copy(update={"images": str(tmp_path / "made" / "images.csv")})
     artifact = take_images(study, model, collect_pairs(study))
     assert np.asarray(ImageStore(artifact)["b"])[0, 0, 0] == 150
+    before = artifact.fingerprint
+    (tmp_path / "made" / "images.csv").write_text("pair_id,file_name\nc,first try.png\n")  # it belongs to another pair
+    assert take_images(study, model, collect_pairs(study)).fingerprint != before
+    (tmp_path / "made" / "images.csv").write_text("pair_id,file_name\nb,first try.png\n")
     (tmp_path / "made" / "first try.png").write_bytes(PICTURES["b"] + b" ")  # made again, the table as it was
     assert np.asarray(ImageStore(take_images(study, model, collect_pairs(study)))["b"])[0, 0, 0] == 50
 
