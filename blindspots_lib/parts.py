@@ -245,7 +245,7 @@ class SAEConfig(Part):
     batch_size: Count = 2048  # tokens a step
     buffer_size: Count = 262_144  # tokens held in memory and shuffled together
     points_per_candidate: Count = 128  # tokens a centroid that k-means sees
-    search: Literal["float32", "bfloat16", "int8"] = "float32"  # of the products that look for the largest codes
+    search: Literal["float32", "bfloat16"] = "float32"  # of the products that look for the largest codes
     precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
@@ -273,7 +273,7 @@ class TrainedSAE(Place):
     n_concepts: Count  # K, to be checked against the file
     k: Count | None = 5  # active concepts a token; null: codes at or above the threshold
     threshold: float | None = None  # of a BatchTopK SAE whose file lacks it
-    search: Literal["float32", "bfloat16", "int8"] = "float32"
+    search: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0  # recorded with the figures, as that of a training is
 
 
