@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 ROWS = 1024  # of X in a tile
 COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
+PART = 256  # rows that are turned into integers at a time
 STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
 SPARE = 2  # candidates that a search in bfloat16 keeps for each of the k that are asked for
 LIMIT = 2**30  # of a bias in the unit of integer products
@@ -119,10 +120,17 @@ class Integers(NamedTuple):
 
 
 def in_integers(rows: Float[Tensor, "n d"]) -> Integers:
-    """127 steps to the largest entry."""
-    unit = (rows.abs().amax() / 127).clamp_min(torch.finfo(rows.dtype).tiny)
-    integers = (rows / unit).round_()
-    return Integers(integers.to(torch.int8), unit, rows.norm(dim=1), (rows - integers * unit).norm(dim=1))
+    """127 steps to the largest entry. Part by part, so that what is formed on the way stays in the cache."""
+    low, high = rows.aminmax()
+    unit = (torch.maximum(-low, high) / 127).clamp_min(torch.finfo(rows.dtype).tiny)
+    integers, errors = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows))
+    for start in range(0, len(rows), PART):
+        part = slice(start, start + PART)
+        steps = rows[part] / unit
+        nearest = steps.round()
+        integers[part] = nearest
+        torch.linalg.vector_norm(steps.sub_(nearest), dim=1, out=errors[part])
+    return Integers(integers, unit, torch.linalg.vector_norm(rows, dim=1), errors * unit)
 
 
 def greatest_error(x: Integers, weight: Integers) -> Float[Tensor, "n"]:
