@@ -41,7 +41,7 @@ def run_growth() -> list[Row]:
 
 BENCHMARKS = {
     "archetypal": training_steps.run_archetypal, "plain": training_steps.run_plain,
-    "tokens": lambda: [training_steps.run_equal_tokens()], "encode": encoding.run_encode,
+    "tokens": training_steps.run_equal_tokens, "encode": encoding.run_encode,
     "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
     "growth": run_growth, "pairs": pairs.run_pairs,
 }  # fmt: skip

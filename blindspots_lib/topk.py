@@ -16,7 +16,7 @@ from torch.nn import functional as F
 ROWS = 1024  # of X in a tile
 COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
 PART = 256  # rows that are turned into integers at a time
-STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
+STRIPES = 8  # parts of a tile whose elementwise maximum is searched first
 SPARE = 2  # candidates that a search in bfloat16 keeps for each of the k that are asked for
 LIMIT = 2**30  # of a bias in the unit of integer products
 FEW = 1 / 64  # of a tile: more candidates than that are dearer than its product in floats
@@ -111,51 +111,56 @@ def decide(
 
 
 class Integers(NamedTuple):
-    """Rows as integers in -127..127 of one unit, with what that loses."""
+    """Rows, less a common middle, as integers in -127..127 of one unit, with what that loses."""
 
     integers: Int8[Tensor, "n d"]
     unit: Float[Tensor, ""]
-    lengths: Float[Tensor, "n"]  # of the rows
-    errors: Float[Tensor, "n"]  # lengths of the differences, row less integers times unit
+    lengths: Float[Tensor, "n"]  # of the rows less the middle
+    errors: Float[Tensor, "n"]  # lengths of the differences, row less middle less integers times unit
 
 
-def in_integers(rows: Float[Tensor, "n d"]) -> Integers:
+def in_integers(rows: Float[Tensor, "n d"], middle: Float[Tensor, "d"]) -> Integers:
     """127 steps to the largest entry. Part by part, so that what is formed on the way stays in the cache."""
-    low, high = rows.aminmax()
-    unit = (torch.maximum(-low, high) / 127).clamp_min(torch.finfo(rows.dtype).tiny)
-    integers, errors = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows))
+    low, high = torch.stack([torch.stack((part - middle).aminmax()) for part in rows.split(PART)]).unbind(dim=1)
+    unit = (torch.maximum(-low.amin(), high.amax()) / 127).clamp_min(torch.finfo(rows.dtype).tiny)
+    integers, lengths, errors = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows)), rows.new_empty(len(rows))
     for start in range(0, len(rows), PART):
         part = slice(start, start + PART)
-        steps = rows[part] / unit
+        steps = (rows[part] - middle).div_(unit)
+        torch.linalg.vector_norm(steps, dim=1, out=lengths[part])
         nearest = steps.round()
         integers[part] = nearest
         torch.linalg.vector_norm(steps.sub_(nearest), dim=1, out=errors[part])
-    return Integers(integers, unit, torch.linalg.vector_norm(rows, dim=1), errors * unit)
+    return Integers(integers, unit, lengths * unit, errors * unit)
 
 
 def greatest_error(x: Integers, weight: Integers) -> Float[Tensor, "n"]:
     """How far a product of integers can be from that of floats, for each row of X and any of V.
 
-    |x.v - x^.v^| <= |x - x^| |v| + |x^| |v - v^| by Cauchy and Schwarz; to which comes what sums in floats can lose.
+    |x.v - x^.v^| <= |x - x^| |v| + |x^| |v - v^| by Cauchy and Schwarz.
     """
-    rounding = 2 * x.integers.shape[1] * torch.finfo(x.lengths.dtype).eps * x.lengths * weight.lengths.amax()
-    return x.errors * weight.lengths.amax() + (x.lengths + x.errors) * weight.errors.amax() + rounding
+    return x.errors * weight.lengths.amax() + (x.lengths + x.errors) * weight.errors.amax()
 
 
 def search_by_integers(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
     """The k largest of each row, exact in floats, from the few products that integers cannot rule out.
 
     A product of integers is at most `greatest_error` from the true one. So whatever stays further below the k-th
-    largest that is known already cannot be among the k largest.
+    largest that is known already cannot be among the k largest. The means c of X and m of V, of which most of a product
+    may consist, are left out of the integers: x.v = (x - c).(v - m) + c.(v - m) + x.m.
     """
-    width, whole = COLUMNS[torch.int8], in_integers(x)
+    width = COLUMNS[torch.int8]
+    centre, middle = x.mean(dim=0), weight[:width].mean(dim=0)
+    whole, shift = in_integers(x, centre), x @ middle
+    rounding = 4 * x.shape[1] * torch.finfo(x.dtype).eps * (whole.lengths + centre.norm())  # of d sums, for v of length 1
     memory = torch.empty(min(ROWS, len(x)) * width, dtype=torch.int32)
     best = Largest(torch.zeros(len(x), k, dtype=torch.int64), x.new_full((len(x), k), -torch.inf))
     for column in range(0, len(weight), width):
         some, added = weight[column : column + width], bias[column : column + width]
-        columns = in_integers(some)
-        unit, error = whole.unit * columns.unit, greatest_error(whole, columns)
-        steps = (added / unit).round_()
+        columns = in_integers(some, middle)
+        unit = whole.unit * columns.unit
+        error = greatest_error(whole, columns) + rounding * (columns.lengths.amax() + middle.norm())
+        steps = ((added + some @ centre - middle @ centre) / unit).round_()
         if steps.abs().amax() > LIMIT:
             error += torch.inf
         steps = steps.clamp_(-LIMIT, LIMIT).to(torch.int32)
@@ -164,7 +169,7 @@ def search_by_integers(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bi
             tile = memory[: len(x[part]) * len(some)].view(-1, len(some))
             torch._int_mm(whole.integers[part], columns.integers.T, out=tile).add_(steps)
             known = best.values[part, -1] if column else kth_largest(x[part], some, added, tile, k)
-            least = ((known - error[part]) / unit - 1).floor_().clamp_(-2 * LIMIT, LIMIT)  # 1: the rounded bias
+            least = ((known - shift[part] - error[part]) / unit - 1).floor_().clamp_(-2 * LIMIT, LIMIT)  # 1: rounded steps
             found = among(x[part], some, added, tile, least.to(torch.int32), k)
             values, chosen = torch.cat([best.values[part], found.values], dim=1).topk(k, dim=1)
             best.values[part] = values
