@@ -18,13 +18,19 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures test lab bench models clean
+.PHONY: help figures plan check test lab bench models clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
 	@$(BIN)python -m blindspots_lib.notebooks "$(STUDY)"
+
+plan: $(READY) ## say what STUDY will take: images, disk, memory, time, downloads, agreements
+	@$(BIN)python -m blindspots_lib.plan "$(STUDY)"
+
+check: $(READY) ## say what would stop STUDY, without running it
+	@$(BIN)python -m blindspots_lib.plan "$(STUDY)" --check
 
 test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill and nbval
 	@$(BIN)python -m pytest

@@ -1,6 +1,6 @@
 """Ratios against the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
 
-Names: archetypal, plain, tokens, encode, memory, statistics, growth; all of them if none is given.
+Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs; all of them if none is given.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import encoding, growth, training_steps
+from benchmarks import encoding, growth, pairs, training_steps
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
 from blindspots_lib.artifacts import code_revision, read_json, write_json
@@ -41,9 +41,9 @@ def run_growth() -> list[Row]:
 
 BENCHMARKS = {
     "archetypal": training_steps.run_archetypal, "plain": training_steps.run_plain,
-    "tokens": lambda: [training_steps.run_equal_tokens()], "encode": encoding.run_encode,
+    "tokens": training_steps.run_equal_tokens, "encode": encoding.run_encode,
     "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
-    "growth": run_growth,
+    "growth": run_growth, "pairs": pairs.run_pairs,
 }  # fmt: skip
 
 

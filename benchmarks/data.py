@@ -1,13 +1,18 @@
-"""Synthetic tokens of the paper's width: a common mean, a few of many directions, noise. Nothing about them favours anyone."""
+"""Tokens: synthetic ones of the paper's width, which favour nobody, and those of the embedded study's backbone."""
 
 import torch
+from PIL import Image
 from torch import Tensor
+
+from blindspots_lib.features import TokenExtractor
+from blindspots_lib.scenes import draw_scene
+from blindspots_lib.study import load_study
 
 D = 768
 
 
 def make_tokens(n: int, n_directions: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """n tokens that are sums of five directions, and `n_directions` other tokens to serve as candidates."""
+    """n tokens, each a common mean, five of many directions and noise; and `n_directions` others to serve as candidates."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(n_directions, D, generator=generator), dim=1)
     mean = torch.randn(D, generator=generator)
@@ -19,3 +24,12 @@ def make_tokens(n: int, n_directions: int, seed: int = 0) -> tuple[Tensor, Tenso
         return mean + sums + 0.3 * torch.randn(count, D, generator=generator)
 
     return draw(n), draw(n_directions)
+
+
+def backbone_tokens(n: int, seed: int = 6) -> Tensor:
+    """n tokens of scenes that no model was trained on, (n, 192), in random order."""
+    extractor = TokenExtractor(load_study("mini").backbone)
+    n_scenes = -(-n // extractor.layout.n_tokens)
+    images = [Image.fromarray(draw_scene(seed, index)[1].image) for index in range(n_scenes)]
+    tokens = torch.cat([torch.from_numpy(extractor(images[i : i + 128])).flatten(0, 1) for i in range(0, n_scenes, 128)])
+    return tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))[:n]]

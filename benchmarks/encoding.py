@@ -11,6 +11,7 @@ from blindspots_lib.concepts import encode_images
 from blindspots_lib.formats import to_overcomplete
 from blindspots_lib.sae import TopKSAE
 from blindspots_lib.statistics import ConceptStats
+from blindspots_lib.topk import in_integers
 
 K_ACTIVE, N_TOKENS, N_TOP = 5, 2048, 10
 
@@ -31,54 +32,34 @@ def make_peer(sae: TopKSAE):
 
 @torch.no_grad()
 def run_encode(n_concepts: int = 32_000) -> list[Row]:
-    """Encoding and top-5 without dense codes, searched in float32, bfloat16 and int8, against Overcomplete's in float32."""
+    """Encoding and top-5 without dense codes, exact in float32, against Overcomplete's in float32."""
     sae, tokens = make_sae(n_concepts)
     peer = make_peer(sae)
-    exact, theirs = sae.encode(tokens), peer.encode(tokens)[1]
-    chosen = theirs.topk(K_ACTIVE)
-    assert torch.equal(chosen.indices.sort(dim=1).values, exact.indices.sort(dim=1).values), "indices differ"
-    notes = []
-    for dtype in (torch.bfloat16, torch.int8):
-        same = (exact.indices.sort(dim=1).values == sae.encode(tokens, dtype).indices.sort(dim=1).values).all(dim=1)
-        notes.append(f"{same.float().mean().item():.2%} of tokens with the same 5 concepts")
-    del theirs, chosen
+    exact, theirs = sae.encode(tokens), peer.encode(tokens)[1].topk(K_ACTIVE)
+    assert torch.equal(theirs.indices.sort(dim=1).values, exact.indices.sort(dim=1).values), "indices differ"
+    torch.testing.assert_close(theirs.values, exact.values)
+    x, columns = (in_integers(rows, rows.mean(dim=0)).integers for rows in (tokens, sae.encoder.weight.detach()))
     seconds = time_side_by_side({
-        "peer": lambda: peer.encode(tokens), "float32": lambda: sae.encode(tokens),
-        "bfloat16": lambda: sae.encode(tokens, torch.bfloat16), "int8": lambda: sae.encode(tokens, torch.int8),
-        "product": lambda: tokens @ sae.encoder.weight.T,
-        "product, bfloat16": product_in_bfloat16(sae, tokens),
+        "peer": lambda: peer.encode(tokens), "ours": lambda: sae.encode(tokens),
+        "float32": lambda: tokens @ sae.encoder.weight.T, "int8": lambda: torch._int_mm(x, columns.T),
     }, repeats=25)  # fmt: skip
     what, against = f"encode + top-5, {N_TOKENS:,} tokens, K = {n_concepts:,}", "Overcomplete TopKSAE.encode, float32"
-    return [
-        Row(f"{what}, float32", against, ratios(seconds, "peer", "float32"), 2, note="same indices"),
-        Row(f"{what}, searched in bfloat16", against, ratios(seconds, "peer", "bfloat16"), 4, note=notes[0]),
-        Row(f"{what}, searched in int8", against, ratios(seconds, "peer", "int8"), None, note=notes[1]),
-        *roofline(seconds, n_concepts),
-    ]
+    row = Row(f"{what}, exact in float32", against, ratios(seconds, "peer", "ours"), 4, note="same indices, same values")
+    return [row, *(roofline(seconds, bare, n_concepts) for bare in ("float32", "int8"))]
 
 
-def product_in_bfloat16(sae: TopKSAE, tokens: torch.Tensor):
-    x, weight = tokens.bfloat16(), sae.encoder.weight.detach().bfloat16()
-    return lambda: x @ weight.T
-
-
-def roofline(seconds: dict[str, list[float]], n_concepts: int) -> list[Row]:
-    """FLOP/s of `encode` as a share of what the bare product of the same shape and dtype reaches on this machine."""
-    flops = 2 * N_TOKENS * D * n_concepts
-    rows = []
-    for dtype, bare in (("float32", "product"), ("bfloat16", "product, bfloat16")):
-        rate = flops / np.median(seconds[bare]) / 1e9
-        share = [alone / whole for alone, whole in zip(seconds[bare], seconds[dtype], strict=True)]
-        what = f"roofline: encode's share of the bare product's rate, {dtype}"
-        rows.append(Row(what, "torch.matmul", share, None, note=f"the bare product reaches {rate:.0f} GFLOP/s"))
-    return rows
+def roofline(seconds: dict[str, list[float]], bare: str, n_concepts: int) -> Row:
+    """Rate of `encode` as a share of what the bare product of the same shape reaches on this machine in some dtype."""
+    rate = 2 * N_TOKENS * D * n_concepts / np.median(seconds[bare]) / 1e9
+    what = f"roofline: rate of encode over that of the bare product, {bare}"
+    return Row(what, "torch", ratios(seconds, bare, "ours"), None, note=f"the bare product: {rate:.0f} G operations/s")
 
 
 def run_encode_memory(n_concepts: int = 32_000) -> Row:
     """Transient memory of one encoding, dense codes over ours; each in a process of its own."""
     peer = peak_of("encode_peer", n_concepts)
-    ours = max(peak_of("encode_ours", n_concepts), peak_of("encode_ours_bfloat16", n_concepts))
-    note = f"{peer / 1e6:.0f} MB against {ours / 1e6:.0f} MB (the greater of float32 and bfloat16)"
+    ours = peak_of("encode_ours", n_concepts)
+    note = f"{peer / 1e6:.0f} MB against {ours / 1e6:.0f} MB"
     what = f"encode + top-5, transient memory, K = {n_concepts:,}"
     return Row(what, "Overcomplete TopKSAE.encode, float32", [peer / ours], 10, note=note)
 
@@ -90,7 +71,7 @@ def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
     peer = make_peer(sae)
     tokens = make_tokens(n_images * 261, n_concepts)[0].view(n_images, 261, D).half()
     stored = tokens.numpy()
-    codes = encode_images(sae, stored, torch.int8)
+    codes = encode_images(sae, stored)
 
     def peer_codes():
         return (peer.encode(ten.float().flatten(0, 1))[1].view(len(ten), 261, -1) for ten in tokens.split(10))
@@ -105,7 +86,7 @@ def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
 
     def ours(given=None) -> ConceptStats:
         stats = ConceptStats.empty(n_concepts, N_TOP)
-        stats.add(*(given or encode_images(sae, stored, torch.int8)), np.arange(n_images))
+        stats.add(*(given or encode_images(sae, stored)), np.arange(n_images))
         return stats
 
     difference = check_statistics(published(dense), ours(codes), n_images)
@@ -118,7 +99,7 @@ def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
     what, against = f"statistics of {n_images} images, K = {n_concepts:,}", "the published scripts' arithmetic"
     note = f"mean energies within {difference:.0e}, same top images"
     return [
-        Row(f"{what}, from cached tokens, searched in int8", against, ratios(whole, "published", "ours"), 30, note=note),
+        Row(f"{what}, from cached tokens", against, ratios(whole, "published", "ours"), 30, note=note),
         Row(f"{what}, accumulation alone", against, ratios(seconds | whole, "published, sums", "ours, sums"), 1000, note=note),
     ]
 

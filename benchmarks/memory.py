@@ -56,7 +56,7 @@ def train(dictionary: str, n_concepts: int) -> int:
     return resource_high_water()
 
 
-def encode(ours: bool, n_concepts: int, search: str | None = None) -> int:
+def encode(ours: bool, n_concepts: int) -> int:
     import torch
 
     from benchmarks.encoding import make_peer, make_sae
@@ -64,9 +64,8 @@ def encode(ours: bool, n_concepts: int, search: str | None = None) -> int:
     sae, tokens = make_sae(n_concepts)
     with torch.no_grad():
         if ours:
-            dtype = search and getattr(torch, search)
-            sae.encode(tokens[:64], dtype)
-            return beyond_inputs(lambda: sae.encode(tokens, dtype))
+            sae.encode(tokens[:64])
+            return beyond_inputs(lambda: sae.encode(tokens))
         peer = make_peer(sae)
         peer.encode(tokens[:64])
         return beyond_inputs(lambda: peer.encode(tokens))
@@ -74,8 +73,7 @@ def encode(ours: bool, n_concepts: int, search: str | None = None) -> int:
 
 JOBS = {
     "train_local": lambda n: train("local", n), "train_dense": lambda n: train("dense", n),
-    "encode_ours": lambda n: encode(True, n), "encode_ours_bfloat16": lambda n: encode(True, n, "bfloat16"),
-    "encode_peer": lambda n: encode(False, n),
+    "encode_ours": lambda n: encode(True, n), "encode_peer": lambda n: encode(False, n),
 }  # fmt: skip
 
 

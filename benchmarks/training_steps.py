@@ -2,12 +2,12 @@
 
 import torch
 
-from benchmarks.data import D, make_tokens
+from benchmarks.data import backbone_tokens, make_tokens
 from benchmarks.peers import EagerSparseTraining, OvercompleteTraining, import_overcomplete
 from benchmarks.timing import Row, ratios, time_side_by_side
 from blindspots_lib.formats import to_overcomplete
+from blindspots_lib.parts import SAEConfig
 from blindspots_lib.sae import TopKSAE
-from blindspots_lib.study import SAEConfig
 from blindspots_lib.training import Trainer, kmeans_candidates, make_sae
 
 BATCH, K_ACTIVE = 1024, 5
@@ -20,7 +20,7 @@ def make_trainer(n_concepts: int, dictionary: str, candidates: torch.Tensor, pre
         n_concepts=n_concepts, k=K_ACTIVE, n_candidates=len(candidates), dictionary=dictionary, n_steps=1, batch_size=BATCH,
         dead_after=NEVER, auxiliary_weight=0, precision=precision, search=precision,
     )  # fmt: skip
-    trainer = Trainer(make_sae(D, config), config)
+    trainer = Trainer(make_sae(candidates.shape[1], config), config)
     trainer.sae.start_from(candidates, token_length=candidates.norm(dim=1).mean().item())
     trainer.variance = 1.0
     trainer.sae.dictionary.prepare_training(getattr(torch, precision))
@@ -40,10 +40,10 @@ def make_peer(sae: TopKSAE, candidates: torch.Tensor) -> OvercompleteTraining:
     """Overcomplete's SAE with the weights of ours: RATopKSAE, or TopKSAE where the dictionary is free."""
     overcomplete = import_overcomplete()
     if hasattr(sae.dictionary, "free_atoms"):
-        peer = overcomplete.TopKSAE(D, sae.n_concepts, top_k=K_ACTIVE, dictionary_params={"normalization": "identity"})
+        peer = overcomplete.TopKSAE(sae.d, sae.n_concepts, top_k=K_ACTIVE, dictionary_params={"normalization": "identity"})
     else:
         peer = overcomplete.RATopKSAE(
-            D, sae.n_concepts, points=torch.zeros_like(candidates), top_k=K_ACTIVE, delta=1.0, use_multiplier=False
+            sae.d, sae.n_concepts, points=torch.zeros_like(candidates), top_k=K_ACTIVE, delta=1.0, use_multiplier=False
         )
     peer.load_state_dict(to_overcomplete(sae))
     return OvercompleteTraining(peer, RATE)
@@ -93,19 +93,26 @@ def run_archetypal(n: int = 8000) -> list[Row]:
     ]
 
 
-def run_equal_tokens(n: int = 8000, n_directions: int = 500, n_steps: int = 200) -> Row:
+def run_equal_tokens(n: int = 8000, n_steps: int = 200) -> list[Row]:
     """R2 that local W loses to dense W after the same tokens, from k-means candidates as in every training."""
-    tokens, _ = make_tokens(64 * BATCH, n_directions, seed=1)
+    n_tokens = 64 * BATCH
+    return [
+        compare_r2(backbone_tokens(n_tokens), "tokens of the embedded study", n, n_steps),
+        compare_r2(make_tokens(n_tokens, 500, seed=1)[0], "synthetic tokens", n, n_steps),
+    ]
+
+
+def compare_r2(tokens: torch.Tensor, which: str, n: int, n_steps: int) -> Row:
     candidates = kmeans_candidates(tokens, n, seed=0)
     batches = tokens.split(BATCH)
-    variance = (tokens - tokens.mean(dim=0)).square().sum(dim=1).mean().item()
+    variance = (tokens - tokens.mean(dim=0)).square().mean().item()
     r2 = {}
     for kind in ("dense", "local"):
         trainer = make_trainer(n, kind, candidates)
         last = [trainer.step(batches[step % len(batches)], 1e-3)["mse"] for step in range(n_steps)][-len(batches) :]
-        r2[kind] = 1 - sum(last) / len(last) * D / variance
+        r2[kind] = 1 - sum(last) / len(last) / variance
     note = f"dense {r2['dense']:.4f}, local {r2['local']:.4f}"
-    what = f"R2 of dense W less that of local W after {n_steps} steps, K = C = {n:,}"
+    what = f"R2 of dense W less that of local W (m = 32), {which}, {n_steps} steps, K = C = {n:,}"
     return Row(what, "ours, dense W", [r2["dense"] - r2["local"]], 0.01, "R2", note)
 
 

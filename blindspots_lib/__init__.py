@@ -2,12 +2,19 @@
 
 The modules in the order in which data flows through them:
 
-study          the validated study file, paths
+parts          the parts of a study file, validated
+study          the study file and its paths
 artifacts      atomic, fingerprinted, resumable outputs with a JSON header
+hub            files from the hub: pinned, chosen, checked
 scenes         OpenMoji Scenes, the embedded data-generating process
+images         image files, decoded under limits
+downloads      images from links, politely
+sources        where pairs come from: scenes, folders, sets, links
 pairs          image-caption pairs, one schema for every source
-generation     text-to-image through diffusers
-features       DINOv2 tokens, the one image transform
+pipelines      diffusers pipelines: put together, placed, asked for images
+generation     every caption through every model, kept batch by batch
+elsewhere      images that another program made
+features       the backbone's tokens, the one image transform
 tokens         where tokens come from (stored or computed), the order training sees them in
 topk           the k largest entries of a matrix product, without the product
 dictionaries   free atoms, or archetypal ones near the data's hull (dense or local W)
@@ -27,6 +34,9 @@ plotting       charts, one function a figure; figures tied to what made them
 galleries      grids of pictures with heatmaps
 exhibits       which pairs and concepts the picture figures show
 widgets        sliders over finished results
+costs          bytes and seconds of each part of a study
+plan           what a study will take
+check          what would stop it
 notebooks      runs the notebooks in sequence, skips what has not changed
 """
 

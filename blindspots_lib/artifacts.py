@@ -30,6 +30,13 @@ def fingerprint_of(content: Any) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
+    """SHA-256, 16 hexadecimal digits; a file whose size and time stand is read once a process."""
+    state = path.stat()
+    return digest_of(str(path), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def digest_of(path: str, size: int, changed: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Int
+from scipy.special import expit
 
 from blindspots_lib.concepts import Energies
-from blindspots_lib.study import Analysis
+from blindspots_lib.parts import Analysis
+
+DIFFERENCE_TEMPERATURE, RELATIVE_TEMPERATURE = 0.8, 0.4  # of the published scripts
 
 
 def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
@@ -21,6 +24,22 @@ def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarr
     total = generated + real
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, generated / total, np.nan)
+
+
+def published_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
+    """sigma((E' - E) / 0.8), from mean energies over all tokens: what the published histograms and maps show.
+
+    It depends on the unit of the energies: a concept that fires strongly looks worse than one that fires weakly.
+    """
+    return expit((generated - real) / DIFFERENCE_TEMPERATURE)
+
+
+def published_relative(generated: Float[np.ndarray, "k"], real: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+    """sigma(r / 0.4) with r = (E' - E) / (E' + E): what the published frequency plot shows; nan where both are 0."""
+    return expit((2 * energy_difference(generated, real) - 1) / RELATIVE_TEMPERATURE)
+
+
+FORMULAS = {"ratio": energy_difference, "published": published_difference}
 
 
 class Difference(NamedTuple):
@@ -40,21 +59,24 @@ def bootstrap_weights(n_pairs: int, n_bootstrap: int, seed: int) -> Float[np.nda
 
 
 def measure_difference(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Difference:
-    """delta(k) over pairs, rows matching, with a 95 % interval from resampling the pairs (both sides together).
+    """delta(k) by the analysis's arithmetic over pairs, rows matching, with a 95 % interval.
+
+    The interval comes from resampling the pairs, both sides together.
 
     Resampling cannot tell how rarely a concept fires that one side never showed. There the rule of three bounds it: of
     what was not seen on n images there may, at 95 %, be up to 3 / n, each time as strong as on the side that showed it.
     """
+    formula = FORMULAS[analysis.arithmetic]
     weights = bootstrap_weights(real.shape[0], analysis.n_bootstrap, analysis.seed)
-    resampled = energy_difference((generated.T @ weights.T).T, (real.T @ weights.T).T)
+    resampled = formula((generated.T @ weights.T).T, (real.T @ weights.T).T)
     mean_generated = np.asarray(generated.mean(axis=0, dtype=np.float64)).ravel()
     mean_real = np.asarray(real.mean(axis=0, dtype=np.float64)).ravel()
     low, high = nan_quantiles(resampled, (0.025, 0.975))
     strength = (mean_generated + mean_real) * real.shape[0] / np.maximum(generated.getnnz(axis=0) + real.getnnz(axis=0), 1)
     unseen = 3 / real.shape[0] * strength
-    high = np.where(mean_generated == 0, energy_difference(unseen, mean_real), high)
-    low = np.where(mean_real == 0, energy_difference(mean_generated, unseen), low)
-    return Difference(energy_difference(mean_generated, mean_real), low, high, mean_generated, mean_real)
+    high = np.where(mean_generated == 0, formula(unseen, mean_real), high)
+    low = np.where(mean_real == 0, formula(mean_generated, unseen), low)
+    return Difference(formula(mean_generated, mean_real), low, high, mean_generated, mean_real)
 
 
 def nan_quantiles(samples: Float[np.ndarray, "s k"], levels: tuple[float, ...]) -> Float[np.ndarray, "levels k"]:
@@ -136,10 +158,25 @@ def with_interval(r: float, n: int) -> Correlation:
     return Correlation(float(r), float(np.tanh(z - half)), float(np.tanh(z + half)), n)
 
 
+def energy_ratio(table: pd.DataFrame, model: str) -> pd.Series:
+    """E' / (E + E') of a table's concepts, whatever arithmetic its delta has; affine in the relative difference."""
+    ratio = energy_difference(table[f"energy_{model}"].to_numpy(), table["energy_real"].to_numpy())
+    return pd.Series(ratio, index=table.index)
+
+
+def frequency_values(table: pd.DataFrame, model: str, analysis: Analysis) -> pd.Series:
+    """What the frequency plot shows of a table's concepts: delta, or the published scripts' sigma(relative / 0.4)."""
+    if analysis.arithmetic == "ratio":
+        return table[f"delta_{model}"]
+    values = published_relative(table[f"energy_{model}"].to_numpy(), table["energy_real"].to_numpy())
+    return pd.Series(values, index=table.index)
+
+
 def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlation:
-    """Pearson correlation of two models' deltas over the concepts that are ranked for both."""
-    both = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]].dropna(subset=[f"delta_{first}", f"delta_{second}"])
-    return with_interval(both[f"delta_{first}"].corr(both[f"delta_{second}"]), len(both))
+    """Pearson correlation of two models' relative differences over the concepts that are ranked for both."""
+    ranked = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]]
+    both = pd.DataFrame({"first": energy_ratio(ranked, first), "second": energy_ratio(ranked, second)}).dropna()
+    return with_interval(both["first"].corr(both["second"]), len(both))
 
 
 def correlate_error_with_frequency(firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"]) -> Correlation:

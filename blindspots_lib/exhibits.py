@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float16
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -12,10 +12,12 @@ from blindspots_lib.blindspots import ranked_deltas
 from blindspots_lib.concepts import cooccurrence
 from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.memorization import extreme_pairs
+from blindspots_lib.parts import ScenePairs
 from blindspots_lib.plotting import NAMED_FROM, embed_dictionary
 from blindspots_lib.results import Results
 from blindspots_lib.scenes import OBJECTS, draw_scene, patch_owners
-from blindspots_lib.study import ScenePairs, Study
+from blindspots_lib.study import Study
+from blindspots_lib.tokens import TokenSource
 
 SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -43,7 +45,7 @@ def token_colours(results: Results, patches: dict[str, np.ndarray], side: int) -
 
 
 def owned_tokens(
-    study: Study, patches: Float16[np.ndarray, "n p d"], n_objects: int, per_object: int = 80
+    study: Study, real: TokenSource, n_objects: int, per_object: int = 80
 ) -> tuple[Float[np.ndarray, "m 2"], list[str], float] | None:
     """Patch tokens of real images whose object is known: places on a map, the objects, nearest-neighbour accuracy.
 
@@ -52,13 +54,13 @@ def owned_tokens(
     """
     if not isinstance(study.pairs, ScenePairs):
         return None
-    side = round(patches.shape[1] ** 0.5)
-    owners = np.stack([patch_owners(study.pairs.seed, i, side) for i in range(len(patches))])
+    side = real.layout.patches_per_side
+    owners = np.stack([patch_owners(study.pairs.seed, i, side) for i in range(study.pairs.n)])
     frequent = np.argsort(-np.bincount(owners[owners >= 0], minlength=len(OBJECTS)), kind="stable")[:n_objects]
     rng = np.random.default_rng(study.analysis.seed)
     places = [rng.permutation(np.argwhere(owners == kind))[:per_object] for kind in frequent]
     image, patch = np.concatenate(places).T
-    tokens = patches[image, patch].astype(np.float32)
+    tokens = real.at(image)[np.arange(len(image)), real.layout.patches.start + patch].astype(np.float32)
     names = [list(OBJECTS)[kind] for kind in owners[image, patch]]
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
     similarity = np.where(image[:, None] == image[None], -np.inf, unit @ unit.T)

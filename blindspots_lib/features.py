@@ -1,5 +1,6 @@
 """Backbone tokens: one image transform, one forward pass, the same for real and generated images."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,94 +10,127 @@ from jaxtyping import Float, Float16
 from PIL import Image
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, folder_fingerprint, replacing, shard_path
-from blindspots_lib.generation import has_fast_bfloat16, quiet_libraries
-from blindspots_lib.pairs import decode_image, read_shard, shards_of
+from blindspots_lib.artifacts import Artifact, replacing, shard_path
+from blindspots_lib.hub import fetch, hashes, weights_fingerprint
+from blindspots_lib.images import decode_image, stored_bytes
+from blindspots_lib.pairs import read_shard, shards_of
+from blindspots_lib.parts import Backbone, contents
+from blindspots_lib.pipelines import compute_dtype, naming_load_errors, quiet_libraries, variant_of
 from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import Backbone, Study, StudyError, resolve
+from blindspots_lib.study import Study, StudyError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class TokenLayout(NamedTuple):
-    """What stands where among the t tokens of an image: CLS, registers, then patches row by row."""
+    """What stands where among the t tokens of an image: CLS (or none), registers, then patches row by row."""
 
     n_registers: int
     patches_per_side: int
     width: int  # d
+    has_cls: bool = True
 
     @property
     def n_tokens(self) -> int:
-        return 1 + self.n_registers + self.patches_per_side**2
+        return self.has_cls + self.n_registers + self.patches_per_side**2
 
     @property
     def patches(self) -> slice:
-        return slice(1 + self.n_registers, None)
+        return slice(self.has_cls + self.n_registers, None)
 
     def selection(self, tokens: str) -> slice:
-        """The positions of `tokens`: "patches", "cls" or "all"."""
+        """The positions of `tokens`: "patches", "cls" or "all". Raises StudyError for a CLS token that is not there."""
+        if tokens == "cls" and not self.has_cls:
+            raise StudyError("tokens: cls: this backbone has no CLS token; write patches or all")
         return {"patches": self.patches, "cls": slice(0, 1), "all": slice(None)}[tokens]
 
 
-def image_transform(backbone: Backbone):
-    """Resize the short side (bicubic), crop the centre, scale to [0, 1], subtract ImageNet's mean, divide by its std."""
+def image_transform(backbone: Backbone, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+    """Resize the short side (bicubic), crop the centre, scale to [0, 1], subtract the mean, divide by the std."""
     from transformers import BitImageProcessorPil
 
     return BitImageProcessorPil(
         do_resize=True, size={"shortest_edge": backbone.resize}, resample=Image.Resampling.BICUBIC,
         do_center_crop=True, crop_size={"height": backbone.crop, "width": backbone.crop},
-        do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=list(mean), image_std=list(std),
         do_convert_rgb=True,
     )  # fmt: skip
 
 
+def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels that a backbone was trained on: those beside its weights, or ImageNet's."""
+    path = folder / "preprocessor_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return said.get("image_mean", list(IMAGENET_MEAN)), said.get("image_std", list(IMAGENET_STD))
+
+
 class TokenExtractor:
-    """A frozen backbone with its image transform: images in, final-layer-normed tokens out."""
+    """A frozen backbone with its image transform: images in, final-layer-normed tokens out.
+
+    Any vision transformer that `AutoModel` knows will do; of a model of images and texts (CLIP, SigLIP) the part for images
+    is taken. Raises StudyError if it does not load or its tokens are not CLS, registers and a square of patches.
+    """
 
     def __init__(self, backbone: Backbone):
         import torch
 
         quiet_libraries()
-        from transformers import Dinov2WithRegistersModel
+        from transformers import AutoModel
 
-        folder = resolve(backbone.path)
+        folder = fetch(backbone)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
-        try:
-            model = Dinov2WithRegistersModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=self.dtype, attn_implementation="sdpa"
+        self.dtype = compute_dtype()
+        with naming_load_errors("backbone", folder):
+            model = AutoModel.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=self.dtype,
+                trust_remote_code=False,
+                variant=variant_of(backbone, folder),
             )
-        except Exception as error:  # transformers and safetensors raise many kinds for a folder that is cut short
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StudyError(f"backbone: {folder} does not load ({reason})") from None
-        self.model = model.eval().to(self.device)
-        self.transform = image_transform(backbone)
-        config = model.config
-        self.layout = TokenLayout(config.num_register_tokens, backbone.crop // config.patch_size, config.hidden_size)
+            self.model = getattr(model, "vision_model", model).eval().to(self.device)
+            self.transform = image_transform(backbone, *pixel_statistics(folder))
+            blank = self.hidden_states([Image.new("RGB", (backbone.crop, backbone.crop))])
+        self.layout = token_layout(self.model.config, backbone.crop, blank.shape[1])
 
-    def __call__(self, images: Sequence[Image.Image]) -> Float[np.ndarray, "b t d"]:
-        """The tokens of a batch of images. Raises StudyError if any of them is not finite."""
+    def hidden_states(self, images: Sequence[Image.Image]):
+        """The last layer's tokens with the final layer norm, which CLIP alone keeps for its pooled token."""
         import torch
 
         pixels = self.transform(list(images), return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             tokens = self.model(pixel_values=pixels.to(self.device, self.dtype)).last_hidden_state
-        tokens = tokens.float().cpu().numpy()
-        if tokens.shape[1] != self.layout.n_tokens:
-            raise StudyError(
-                f"backbone: {tokens.shape[1]} tokens an image where {self.layout.n_tokens} were expected; "
-                "is backbone.crop a multiple of its patch size?"
-            )
+            return self.model.post_layernorm(tokens) if self.model.config.model_type == "clip_vision_model" else tokens
+
+    def __call__(self, images: Sequence[Image.Image]) -> Float[np.ndarray, "b t d"]:
+        """The tokens of a batch of images. Raises StudyError if any of them is not finite."""
+        tokens = self.hidden_states(images).float().cpu().numpy()
         if not np.isfinite(tokens).all():
             raise StudyError("backbone: its tokens hold NaN or infinity; are its weights whole?")
         return tokens
 
 
+def token_layout(config, crop: int, n_tokens: int) -> TokenLayout:
+    """The layout that a backbone's config says, held against the number of tokens that it gives."""
+    patch, n_registers = getattr(config, "patch_size", None), getattr(config, "num_register_tokens", 0)
+    if not isinstance(patch, int) or crop % patch:
+        raise StudyError(f"backbone.crop = {crop}: must be a multiple of the backbone's patch size, {patch}")
+    side = crop // patch
+    left = n_tokens - n_registers - side**2
+    if left not in (0, 1):
+        raise StudyError(
+            f"backbone: gives {n_tokens} tokens an image where {side} x {side} patches, {n_registers} registers and at most a "
+            "CLS token were expected; its layout is not known here"
+        )
+    return TokenLayout(n_registers, side, config.hidden_size, has_cls=left == 1)
+
+
 def features_artifact(study: Study, source: str, images: Artifact) -> Artifact:
     """The output folder of `extract_tokens`; `source` is "real" or a model's name."""
-    inputs = {"images": images.fingerprint, "backbone": folder_fingerprint(resolve(study.backbone.path))}
-    config = study.backbone.model_dump(exclude={"batch_size", "keep_tokens"})
+    inputs = {"images": images.fingerprint, "backbone": weights_fingerprint(study.backbone)}
+    config = contents(study.backbone, "path", "batch_size", "keep_tokens")
     return Artifact(study.folder / "features" / source, study.name, config, inputs, ("features",))
 
 
@@ -111,7 +145,7 @@ def extract_tokens(study: Study, source: str, images: Artifact) -> Artifact:
         target = shard_path(artifact.folder, index, "npy")
         if not target.exists():
             save_array(target, image_tokens(extractor, path, study.backbone.batch_size))
-    artifact.finish(layout=extractor.layout._asdict())
+    artifact.finish(layout=extractor.layout._asdict(), files=hashes(study.backbone))
     return artifact
 
 
@@ -122,8 +156,9 @@ def image_tokens(extractor: TokenExtractor, path: Path, batch_size: int) -> Floa
     present = [position for position, row in enumerate(rows) if row["image"] is not None]
     for start in range(0, len(present), batch_size):
         chosen = present[start : start + batch_size]
+        names = [f"image of pair {rows[i]['pair_id']!r} in {path}" for i in chosen]
         tokens[chosen] = extractor(
-            [decode_image(rows[i]["image"]["bytes"], f"image of pair {rows[i]['pair_id']!r} in {path}") for i in chosen]
+            [decode_image(stored_bytes(rows[i]["image"], name), name) for i, name in zip(chosen, names, strict=True)]
         )
     return tokens
 
@@ -143,9 +178,11 @@ def open_array(path: Path) -> np.ndarray:
 
 def training_corpus_artifact(study: Study) -> Artifact:
     """The output folder of `embed_training_corpus`."""
-    backbone = study.backbone.model_dump(exclude={"batch_size", "keep_tokens"})
-    config = {"corpus": study.training_corpus.model_dump(), "backbone": backbone}
-    inputs = {"backbone": folder_fingerprint(resolve(study.backbone.path))}
+    config = {
+        "corpus": contents(study.training_corpus),
+        "backbone": contents(study.backbone, "path", "batch_size", "keep_tokens"),
+    }
+    inputs = {"backbone": weights_fingerprint(study.backbone)}
     return Artifact(study.folder / "features" / "training-corpus", study.name, config, inputs, ("features", "scenes"))
 
 

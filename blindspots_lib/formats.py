@@ -1,14 +1,16 @@
 """SAEs of other libraries: read the state dicts of Overcomplete (RA-SAE, TopK, BatchTopK), and write one that it reads.
 
-Nothing is unpickled: safetensors, or what `torch.load(weights_only=True)` accepts. Layout (Overcomplete 0.3):
+Nothing that a file says is executed: safetensors, or what `torch.load(weights_only=True)` accepts. A pickled module, as the
+published RA-SAE is one, is read with inert stand-ins in place of its classes, for the tensors in it. Layout (Overcomplete 0.3):
 
     encoder.final_block.0.weight (k, d), .bias (k)                     the encoder
-    encoder.final_block.1.weight, .bias, .running_mean, .running_var   a batch norm after it, optional
+    encoder.final_block.1.weight, .bias [, .running_mean, .running_var]  a layer norm [batch norm] after it, optional
     dictionary.W (k, c), .C (c, d), .Relax (k, d), .multiplier ()      RA-SAE: D = (W C + Relax) exp(multiplier)
     dictionary._weights (k, d), .multiplier ()                         TopK, BatchTopK: rows of unit length, times exp(multiplier)
     running_threshold ()                                               BatchTopK; a plain attribute there, so often missing
 
-The card of matybohacek/RA-SAE-DINOv2-32k names the same parts (an encoder, W, C, a relaxation) and k = 5.
+matybohacek/RA-SAE-DINOv2-32k is a pickled DataParallel(BatchTopKSAE) with a layer norm over its 32,000 concepts; its
+threshold, 0.829, stands in its config.json only.
 """
 
 from collections.abc import Mapping
@@ -19,8 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blindspots_lib.artifacts import Artifact, naming_full_disk
+from blindspots_lib.hub import fetch_file, hashes, weights_fingerprint
+from blindspots_lib.parts import TrainedSAE, contents
 from blindspots_lib.sae import TopKSAE
-from blindspots_lib.study import StudyError
+from blindspots_lib.study import Study, StudyError
 
 ENCODER = "encoder.final_block.0"
 NORM = "encoder.final_block.1"
@@ -31,7 +36,7 @@ BATCH_NORM_EPS = 1e-5  # torch's default, which Overcomplete keeps
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pt file. Raises StudyError if it holds anything but tensors, or is not whole."""
+    """The tensors of a .safetensors or .pt file. Raises StudyError if it holds what must not be read, or is not whole."""
     if not path.exists():
         raise StudyError(f"{path}: no such file; give the path of an SAE's weights (.safetensors or .pt)")
     try:
@@ -39,16 +44,53 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = load_inert(path)
+    except StudyError:
+        raise
     except Exception as error:  # safetensors, zip and torch raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudyError(
-            f"{path}: not readable as plain tensors ({reason}); a pickled module is refused since loading it runs its code: "
-            "where you trust it, save its state_dict() with safetensors and give that file"
-        ) from None
+        raise StudyError(f"{path}: not readable as tensors ({reason}); is the file whole?") from None
+    if isinstance(content, Inert):
+        return tensors_of(content.__dict__.get("_modules", {}).get("module", content))  # DataParallel holds one module
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise StudyError(f"{path}: expected a state dict of tensors, found {describe(content)}; save the SAE's state_dict()")
+    return state
+
+
+class Inert:
+    """Stands in for a class of a pickled module: keeps the attributes, does nothing."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+
+def load_inert(path: Path) -> object:
+    """What a .pt file holds, by torch's restricted reader: classes of torch.nn and overcomplete as `Inert`, no others."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    foreign = sorted(name for name in names if not name.startswith(("torch.nn.", "overcomplete.")))
+    if foreign:
+        raise StudyError(
+            f"{path}: names {foreign[0]}, which loading it would run, so it is refused; where you trust it, save its "
+            "state_dict() with safetensors and give that file"
+        )
+    with torch.serialization.safe_globals([(Inert, name) for name in names]):
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+
+
+def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters and buffers of a pickled module and of those in it, under the names of a state dict."""
+    own = {**module.__dict__.get("_parameters", {}), **module.__dict__.get("_buffers", {})}
+    threshold = module.__dict__.get("running_threshold")
+    if threshold is not None:
+        own["running_threshold"] = torch.as_tensor(threshold)
+    state = {prefix + name: value.detach() for name, value in own.items() if value is not None}
+    for name, part in (module.__dict__.get("_modules") or {}).items():
+        if isinstance(part, Inert):
+            state |= tensors_of(part, f"{prefix}{name}.")
     return state
 
 
@@ -75,28 +117,36 @@ def from_overcomplete(
     radius: float = 1.0, name: str = "state dict",
 ) -> TopKSAE:  # fmt: skip
     """See `read_overcomplete`; `name` is what errors call the state dict."""
-    state = {key: value.float() for key, value in state.items()}
     check_layout(state, name)
-    weight, bias = folded_encoder(state)
-    scale = state.get("dictionary.multiplier", torch.zeros(())).exp()
-    n_concepts, d = weight.shape
+    norm = {key: state.get(f"{NORM}.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
+    layer_norm = norm["weight"] is not None and norm["running_var"] is None
     k = None if selection == "threshold" else k
-    if FREE in state:
-        sae = TopKSAE(d, n_concepts, k, n_candidates=1, dictionary="free")
-        dictionary = {"free_atoms": scale * F.normalize(state[FREE], dim=1)}
+    kind = FREE if FREE in state else "archetypal"
+    n_concepts, d = state[f"{ENCODER}.weight"].shape
+    scale = state.get("dictionary.multiplier", torch.zeros(())).float().exp()
+    if kind == FREE:
+        sae = TopKSAE(d, n_concepts, k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
+        dictionary = {"free_atoms": scale * F.normalize(state[FREE].float(), dim=1)}
     else:
         n_candidates = len(state["dictionary.C"])
-        sae = TopKSAE(d, n_concepts, k, n_candidates, "dense", relaxation_radius=radius * scale.item())
+        sae = TopKSAE(d, n_concepts, k, n_candidates, "dense", relaxation_radius=radius * scale.item(), concept_norm=layer_norm)
         dictionary = {
-            "weights": state["dictionary.W"], "candidates": scale * state["dictionary.C"],
-            "relaxation": scale * state["dictionary.Relax"],
+            "weights": state["dictionary.W"], "candidates": scale * state["dictionary.C"].float(),
+            "relaxation": scale * state["dictionary.Relax"].float(),
         }  # fmt: skip
+    weight, bias = state[f"{ENCODER}.weight"].float(), state[f"{ENCODER}.bias"].float()
+    normed = {}
+    if layer_norm:
+        weight, bias = sae.norm.fold(weight, bias, norm["weight"].float()), norm["bias"].float()
+        normed = {f"norm.{key}": value for key, value in sae.norm.state_dict().items()}
+    elif norm["weight"] is not None:
+        weight, bias = folded_encoder(weight, bias, norm)
     sae.load_state_dict({
-        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()),
+        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()), **normed,
         "threshold": running_threshold(state, threshold, name) if selection == "threshold" else torch.zeros(()),
         **{f"dictionary.{key}": value for key, value in dictionary.items()},
     })  # fmt: skip
-    if FREE not in state:
+    if kind != FREE:
         sae.dictionary.project()  # Overcomplete projects when it builds the dictionary, not when it saves
     return sae.eval()
 
@@ -123,19 +173,45 @@ def check_layout(state: Mapping[str, Tensor], name: str) -> None:
             )
 
 
-def folded_encoder(state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def folded_encoder(weight: Tensor, bias: Tensor, norm: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Weight and bias of the encoder, a batch norm after it (in evaluation mode) folded in."""
-    weight, bias = state[f"{ENCODER}.weight"], state[f"{ENCODER}.bias"]
-    if f"{NORM}.running_var" not in state:
-        return weight, bias
-    gain = state[f"{NORM}.weight"] / (state[f"{NORM}.running_var"] + BATCH_NORM_EPS).sqrt()
-    return weight * gain[:, None], (bias - state[f"{NORM}.running_mean"]) * gain + state[f"{NORM}.bias"]
+    gain = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPS).sqrt()
+    return weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
 
 
 def running_threshold(state: Mapping[str, Tensor], given: float | None, name: str) -> Tensor:
     if given is None and "running_threshold" not in state:
         raise StudyError(f"{name}: holds no running_threshold; give it, as Overcomplete keeps it outside of the state dict")
-    return torch.tensor(given) if given is not None else state["running_threshold"]
+    return torch.tensor(given) if given is not None else state["running_threshold"].float()
+
+
+@torch.no_grad()
+def frozen(sae: TopKSAE) -> TopKSAE:
+    """The same SAE with its atoms as they are, W C + Lambda multiplied out: for using it, where W would take gigabytes."""
+    atoms = sae.dictionary.atoms().detach()
+    free = TopKSAE(sae.d, sae.n_concepts, sae.k, n_candidates=1, dictionary="free", concept_norm=sae.norm is not None)
+    kept = {key: value for key, value in sae.state_dict().items() if not key.startswith("dictionary.")}
+    free.load_state_dict({**kept, "dictionary.free_atoms": atoms})
+    return free.eval()
+
+
+def import_sae(study: Study) -> Artifact:
+    """The study's trained SAE in this project's format. Raises StudyError if its size is not what the study says."""
+    config: TrainedSAE = study.sae
+    inputs = {"weights": weights_fingerprint(config)}
+    artifact = Artifact(study.folder / "sae", study.name, contents(config, "path", "seed", "search"), inputs, ("formats", "sae"))
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    path = fetch_file(config)
+    selection = "threshold" if config.k is None else "top-k"
+    sae = frozen(read_overcomplete(path, config.k, selection, config.threshold))
+    if sae.n_concepts != config.n_concepts:
+        raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {sae.n_concepts}; correct it in the study")
+    with naming_full_disk(artifact.folder / "model.safetensors"):
+        sae.save_pretrained(artifact.folder)
+    artifact.finish(n_concepts=sae.n_concepts, d=sae.d, files=hashes(config))
+    return artifact
 
 
 def to_overcomplete(sae: TopKSAE) -> dict[str, Tensor]:
@@ -144,6 +220,8 @@ def to_overcomplete(sae: TopKSAE) -> dict[str, Tensor]:
     For RATopKSAE, with W over all candidates (a local dictionary's zeros filled in), or for TopKSAE with
     dictionary_params={"normalization": "identity"}, since these atoms keep their lengths.
     """
+    if sae.norm:
+        raise StudyError("SAE: its norm over the concepts is folded in and cannot be written back; keep the file it came from")
     state = {
         f"{ENCODER}.weight": sae.encoder.weight.detach() / sae.token_length,
         f"{ENCODER}.bias": sae.encoder.bias.detach().clone(), "dictionary.multiplier": torch.zeros(()),

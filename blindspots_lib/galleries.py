@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 FADED = 0.8  # how far towards white a picture fades where the concept of its heatmap does not fire
+LINES = 6  # of a caption that are shown
 GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between pictures, above a row that has titles, below the grid
 
 
@@ -38,15 +39,16 @@ def draw_grid(
     titled = [any(cell is not None and cell.title for cell in row.cells) for row in rows]
     heights = [cell_size + GAP + TITLE * has_title for has_title in titled]
     width = label_width + n_columns * (cell_size + GAP)
-    head = TITLE * bool(column_titles) + GAP
+    column_titles = [wrapped(title, round(15 * cell_size)) for title in column_titles]
+    head = TITLE * max((len(lines) for lines in column_titles), default=0) + GAP
     height = head + sum(heights) + FOOTER
     figure = plt.figure(figsize=(width, height))
     bottom = height - head
     for row, row_height in zip(rows, heights, strict=True):
         bottom -= row_height
-        text = "\n".join(part for paragraph in row.label.split("\n") for part in textwrap.wrap(paragraph, wrap) or [""])
+        text = "\n".join(part for paragraph in row.label.split("\n")[:LINES] for part in wrapped(paragraph, wrap) or [""])
         middle = (bottom + cell_size / 2) / height
-        figure.text((label_width - 0.08) / width, middle, text, ha="right", va="center", fontsize=7.5)
+        figure.text((label_width - 0.08) / width, middle, text, ha="right", va="center", fontsize=7.5, parse_math=False)
         for column, cell in enumerate(row.cells):
             left = label_width + column * (cell_size + GAP)
             if cell is not None:
@@ -54,8 +56,18 @@ def draw_grid(
                 draw_cell(figure.add_axes(place), cell)
     for column, title in enumerate(column_titles):
         middle = label_width + column * (cell_size + GAP) + cell_size / 2
-        figure.text(middle / width, 1 - 0.03 / height, title, ha="center", va="top", fontsize=7.5, weight="bold")
+        figure.text(middle / width, 1 - 0.03 / height, "\n".join(title), ha="center", va="top", fontsize=7.5, weight="bold")
     return figure
+
+
+def printable(text: str) -> str:
+    """A stranger's text without what steers a terminal or turns the direction of writing."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` letters, no more than a few."""
+    return textwrap.wrap(printable(text), width, max_lines=LINES, placeholder=" …")
 
 
 def draw_cell(axis, cell: Cell) -> None:
@@ -69,7 +81,7 @@ def draw_cell(axis, cell: Cell) -> None:
     axis.imshow(pixels, interpolation="nearest", aspect="auto")
     axis.set_axis_off()
     if cell.title:
-        axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal")
+        axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal", parse_math=False)
 
 
 def principal_colours(tokens: Float[np.ndarray, "b t d"], side: int) -> Float[np.ndarray, "b side side 3"]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Int
+from scipy.special import expit
 
 from blindspots_lib.artifacts import Artifact
 from blindspots_lib.features import image_descriptor, open_array
@@ -19,7 +20,7 @@ def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.n
     """
     difference = (generated - real).tocsr()
     excess = difference.copy()
-    excess.data = 1 / (1 + np.exp(-difference.data)) - 0.5
+    excess.data = expit(difference.data) - 0.5
     return 0.5 + np.asarray(excess.sum(axis=1)).ravel() / real.shape[1]
 
 

@@ -10,8 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, folder_fingerprint, read_json, write_json
-from blindspots_lib.study import PROJECT_ROOT, Study, StudyError, load_study, resolve, study_path
+from blindspots_lib.artifacts import file_fingerprint, fingerprint_of, read_json, write_json
+from blindspots_lib.elsewhere import images_fingerprint
+from blindspots_lib.hub import weights_fingerprint
+from blindspots_lib.parts import MadeElsewhere, SAEConfig, TrainedSAE
+from blindspots_lib.sources import corpus_inputs, source_inputs
+from blindspots_lib.study import PROJECT_ROOT, Study, StudyError, load_study, study_path
 
 FAILED = "failed-"  # what the copy of a notebook that failed is called, for reading
 
@@ -19,12 +23,18 @@ FAILED = "failed-"  # what the copy of a notebook that failed is called, for rea
 def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     """Fingerprints of all that decides a notebook's figures: itself, the study, the code, the packages, the weights."""
     sources = sorted((PROJECT_ROOT / "blindspots_lib").glob("*.py"))
-    weights = {f"weights/{model.name}": folder_fingerprint(resolve(model.path)) for model in study.models}
+    given = {f"images/{model.name}": images_fingerprint(model)
+             for model in study.models if isinstance(model, MadeElsewhere)}  # fmt: skip
+    weights = {f"{part}/{model.name}": weights_fingerprint(place) for model in study.pipelines
+               for part, place in model.parts.items()}  # fmt: skip
+    sae = {"sae": weights_fingerprint(study.sae)} if isinstance(study.sae, TrainedSAE) else {}
+    if isinstance(study.sae, SAEConfig) and study.sae.corpus:
+        sae = {f"corpus/{name}": value for name, value in corpus_inputs(study.sae.corpus).items()}
     return {
         "notebook": file_fingerprint(notebook), "study": fingerprint_of(study.model_dump(mode="json")),
         "code": fingerprint_of({path.name: file_fingerprint(path) for path in sources}),
         "packages": file_fingerprint(PROJECT_ROOT / "requirements.lock"),
-        "backbone": folder_fingerprint(resolve(study.backbone.path)), **weights,
+        "backbone": weights_fingerprint(study.backbone), **weights, **given, **sae, **source_inputs(study.pairs),
     }  # fmt: skip
 
 

@@ -1,27 +1,22 @@
-"""Image-caption pairs (x, t), one schema for every source, kept as Parquet shards with embedded PNG images."""
+"""Image-caption pairs (x, t), one schema for every source, kept as Parquet shards with embedded images."""
 
-import io
-from collections.abc import Iterator
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, folder_fingerprint, replacing, shard_path
-from blindspots_lib.scenes import DEFAULT_PRIOR, draw_scene
-from blindspots_lib.study import ScenePairs, Study, StudyError, resolve
-
-MAX_PIXELS = 64_000_000  # a larger image is refused before it is decoded
-
-
-class Pair(NamedTuple):
-    pair_id: str  # stable, unique
-    caption: str
-    image: bytes  # PNG or JPEG file
-    concepts: list[dict]  # what is truly in the image, [{"name", "count"}]; empty where nobody knows
+from blindspots_lib.artifacts import Artifact, read_json, replacing, shard_path, write_json
+from blindspots_lib.images import centre_square, decode_image, stored_bytes
+from blindspots_lib.parts import FolderPairs, LinkedPairs, ScenePairs, contents
+from blindspots_lib.scenes import DEFAULT_PRIOR
+from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, corpus_inputs, open_source, pinned, source_inputs
+from blindspots_lib.study import Study, StudyError
 
 
 def pair_schema():
@@ -39,26 +34,6 @@ def generation_schema():
     from datasets import Features, Image, Value
 
     return Features({"pair_id": Value("string"), "image": Image(), "lost": Value("string")}).arrow_schema
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """An RGB image from the bytes of a file.
-
-    Raises StudyError if the bytes are cut short, not an image, or claim more than `MAX_PIXELS`.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise StudyError(f"{name}: {image.width} x {image.height} pixels is too large; at most {MAX_PIXELS:,} in all")
-        return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise StudyError(f"{name}: not a readable image ({error}); replace or remove it") from None
 
 
 def write_shard(path: Path, rows: list[dict], schema) -> None:
@@ -97,55 +72,127 @@ def count_images(path: Path) -> int:
 
 def pairs_artifact(study: Study) -> Artifact:
     """The output folder of `collect_pairs`."""
-    inputs = {} if isinstance(study.pairs, ScenePairs) else {"files": folder_fingerprint(resolve(study.pairs.path))}
-    return Artifact(study.folder / "pairs", study.name, study.pairs.model_dump(), inputs, ("pairs", "scenes"))
+    config = contents(study.pairs, "path", "n_connections", "timeout")
+    code = () if isinstance(study.pairs, LinkedPairs) else ("pairs", "scenes", "sources")  # dead links do not come back
+    return Artifact(study.folder / "pairs", study.name, config, source_inputs(study.pairs), code)
 
 
 def collect_pairs(study: Study) -> Artifact:
-    """Draw or copy the real image-caption pairs of a study, validated, into Parquet shards."""
+    """Draw, copy or download the real image-caption pairs of a study, validated, into Parquet shards.
+
+    An interrupted run goes on after its last finished shard. The header counts, by cause, the candidates that gave no pair.
+    """
     artifact = pairs_artifact(study)
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    size, n = study.pairs.shard_size, study.pairs.n
-    starts = range(0, n, size)
-    source = scene_pairs(study.pairs) if isinstance(study.pairs, ScenePairs) else stored_pairs(study.pairs)
-    seen: set[str] = set()
-    for index, start in enumerate(tqdm(starts, desc="pairs", unit="shard")):
-        rows = [checked(pair, seen) for _, pair in zip(range(min(size, n - start)), source, strict=False)]
-        if len(rows) < min(size, n - start):
-            raise StudyError(f"pairs.n = {n}: the source has only {start + len(rows)} pairs; lower it")
-        write_shard(shard_path(artifact.folder, index, "parquet"), rows, pair_schema())
-    artifact.finish(n_pairs=n, **({"prior": asdict(DEFAULT_PRIOR)} if isinstance(study.pairs, ScenePairs) else {}))
+    progress = Progress(artifact)
+    wanted, size = study.pairs.n or sys.maxsize, study.pairs.shard_size
+    ids = {row["pair_id"] for path in shards_of(artifact)[: progress.n_shards] for row in read_shard(path, ["pair_id"])}
+    source = open_source(study.pairs, artifact, skip=progress.taken)
+    is_own = isinstance(study.pairs, ScenePairs | FolderPairs)
+    with tqdm(total=study.pairs.n, initial=len(ids), desc="pairs", unit="pair") as bar:
+        while len(ids) < wanted:
+            rows, taken, lost = next_rows(source, min(size, wanted - len(ids)), ids, is_own, bar)
+            if rows:
+                write_shard(shard_path(artifact.folder, progress.n_shards, "parquet"), rows, pair_schema())
+            progress.add(taken, lost, is_shard=bool(rows))
+            if len(rows) < size and len(ids) < wanted:
+                break
+    if len(ids) < (study.pairs.n or 1):
+        raise StudyError(f"pairs.n = {study.pairs.n}: the source has only {len(ids)} pairs; lower it")
+    prior = {"prior": asdict(DEFAULT_PRIOR)} if isinstance(study.pairs, ScenePairs) else {}
+    artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost, **prior)
     return artifact
 
 
-def scene_pairs(config: ScenePairs) -> Iterator[Pair]:
-    for index in range(config.n):
-        scene, rendering = draw_scene(config.seed, index)
-        concepts = [*scene.objects, (scene.background, 1)]
-        yield Pair(f"scene-{config.seed}-{index:06d}", scene.caption, encode_png(rendering.image),
-                   [{"name": name, "count": count} for name, count in concepts])  # fmt: skip
+class Progress:
+    """How many candidates the finished shards have taken, and what was lost on the way, kept beside the shards."""
+
+    def __init__(self, artifact: Artifact):
+        self.path = artifact.folder / "progress.json"
+        state = read_json(self.path) if self.path.exists() else {"n_shards": 0, "taken": 0, "lost": {}}
+        self.n_shards, self.taken, self.lost = state["n_shards"], state["taken"], state["lost"]
+
+    def add(self, taken: int, lost: Mapping[str, int], is_shard: bool) -> None:
+        self.n_shards, self.taken = self.n_shards + is_shard, self.taken + taken
+        self.lost = {cause: self.lost.get(cause, 0) + lost.get(cause, 0) for cause in sorted({*self.lost, *lost})}
+        write_json(self.path, {"n_shards": self.n_shards, "taken": self.taken, "lost": self.lost})
 
 
-def stored_pairs(config) -> Iterator[Pair]:
-    files = sorted(resolve(config.path).glob("*.parquet"))
-    if not files:
-        raise StudyError(f"{resolve(config.path)}: no Parquet files there; correct pairs.path")
-    for file in files:
-        for row in read_shard(file, ["pair_id", "caption", "image"]):
-            yield Pair(row["pair_id"], row["caption"], row["image"]["bytes"], [])
+def next_rows(source: Candidates, n: int, ids: set[str], is_own: bool, bar: tqdm) -> tuple[list[dict], int, Counter]:
+    """Rows of the next n good pairs, how many candidates that took, and why the others were lost."""
+    rows, taken, lost = [], 0, Counter()
+    while len(rows) < n and (candidate := next(source, None)) is not None:
+        taken += 1
+        fault = Fault(candidate.cause, "") if isinstance(candidate, Lost) else find_fault(candidate, ids)
+        if fault and is_own:
+            raise StudyError(fault.message)
+        if fault:
+            lost[fault.cause] += 1
+            continue
+        ids.add(candidate.pair_id)
+        rows.append({**candidate._asdict(), "image": {"bytes": candidate.image, "path": None}})
+        bar.update()
+    return rows, taken, lost
 
 
-def checked(pair: Pair, seen: set[str]) -> dict:
-    """The row of a pair that is fit for study: unique id, a caption, an image that decodes."""
-    if pair.pair_id in seen:
-        raise StudyError(f"pair {pair.pair_id!r}: this pair_id stands twice; give every pair its own")
-    if not (pair.caption or "").strip():
-        raise StudyError(f"pair {pair.pair_id!r}: its caption is empty; add one or remove the pair")
-    decode_image(pair.image, f"image of pair {pair.pair_id!r}")
-    seen.add(pair.pair_id)
-    return {**pair._asdict(), "image": {"bytes": pair.image, "path": None}}
+class Fault(NamedTuple):
+    """What is wrong with a pair: the cause that is counted, or the message where it stops the run."""
+
+    cause: str
+    message: str
+
+
+def find_fault(pair: Pair, ids: set[str]) -> Fault | None:
+    """Why a pair is not fit for study, or None: its id, its caption, or an image that does not decode."""
+    if pair.pair_id in ids:
+        return Fault("duplicate", f"pair {pair.pair_id!r}: this pair_id stands twice; give every pair its own")
+    if not pair.caption.strip():
+        return Fault("no caption", f"pair {pair.pair_id!r}: its caption is empty; add one or remove the pair")
+    try:
+        decode_image(pair.image, f"image of pair {pair.pair_id!r}")
+    except StudyError as error:
+        return Fault("not a readable image", str(error))
+    return None
+
+
+def collect_corpus(study: Study) -> Artifact:
+    """The images that a study's SAE learns from, if not the real ones: named where they lie, or copied from a set."""
+    config = study.sae.corpus
+    artifact = Artifact(
+        study.folder / "corpus", study.name, contents(config, "path"), corpus_inputs(config), ("pairs", "sources")
+    )
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    finished = shards_of(artifact)
+    n = sum(len(read_shard(path, ["pair_id"])) for path in finished)
+    cells = corpus_images(config, pinned(config, artifact), skip=n)
+    with tqdm(total=config.n, initial=n, desc="corpus", unit="image") as bar:
+        for index in itertools.count(len(finished)):
+            batch = list(itertools.islice(cells, config.shard_size))
+            if not batch:
+                break
+            rows = [corpus_row(f"image-{n + i:08d}", cell) for i, cell in enumerate(batch)]
+            write_shard(shard_path(artifact.folder, index, "parquet"), rows, generation_schema())
+            n += len(batch)
+            bar.update(len(batch))
+    if n < (config.n or 1):
+        raise StudyError(f"sae.corpus.n = {config.n}: {config.title} has only {n} images; lower it")
+    artifact.finish(n_images=n)
+    return artifact
+
+
+def corpus_row(image_id: str, cell: dict) -> dict:
+    """The row of an image of the corpus; one of a set that does not decode is lost, one of a folder is read later."""
+    fault = ""
+    if cell["path"] is None:
+        try:
+            decode_image(cell["bytes"] or b"", image_id)
+        except StudyError:
+            fault = "not a readable image"
+    return {"pair_id": image_id, "image": None if fault else cell, "lost": fault}
 
 
 class PairTable(NamedTuple):
@@ -162,9 +209,10 @@ def read_pair_table(artifact: Artifact) -> PairTable:
 
 
 class ImageStore:
-    """Images of an artifact by pair id, one shard in memory at a time."""
+    """Images of an artifact by pair id, as the backbone sees them (the centre crop), one shard in memory at a time."""
 
-    def __init__(self, artifact: Artifact):
+    def __init__(self, artifact: Artifact, share: float = 1.0):
+        self.share = share  # of the short side that is seen
         where = [(row["pair_id"], path) for path in shards_of(artifact) for row in read_shard(path, ["pair_id"])]
         self.shard_of = dict(where)
         self.row_of = {pair_id: row for row, (pair_id, _) in enumerate(where)}  # over all shards
@@ -175,7 +223,8 @@ class ImageStore:
         if path != self.open_path:
             self.open_rows = {row["pair_id"]: row["image"] for row in read_shard(path, ["pair_id", "image"])}
             self.open_path = path
-        return decode_image(self.open_rows[pair_id]["bytes"], f"image of pair {pair_id!r} in {path}")
+        name = f"image of pair {pair_id!r} in {path}"
+        return centre_square(decode_image(stored_bytes(self.open_rows[pair_id], name), name), self.share)
 
 
 def complete_pairs(artifacts: dict[str, Artifact]) -> tuple[list[str], dict[str, dict[str, int]]]:

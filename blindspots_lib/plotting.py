@@ -23,7 +23,9 @@ from blindspots_lib.blindspots import (
     correlate_error_with_frequency,
     correlate_models,
     distribution_shape,
+    energy_ratio,
     frequency_bands,
+    frequency_values,
     ranked_deltas,
 )
 from blindspots_lib.memorization import Excess, nearer_than_real
@@ -34,7 +36,12 @@ DELTA_CMAP = LinearSegmentedColormap.from_list("delta", GRADIENT)
 INK, QUIET = "#2b2230", "#8d8592"
 MODEL_COLOURS = ("#3f7f93", "#b16243", "#582949", "#7f9b3b", "#c7962c", "#6b6f76")  # in the order of the study's models
 REAL_COLOUR = "#8d8592"
-DELTA_LABEL = "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)"
+PANELS_A_ROW = 3
+DELTA_LABELS = {
+    "ratio": "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)",
+    "published": "energy difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / 0.8)",
+}
+FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
 NAMED_FROM = 0.8  # area under the ROC curve from which a concept is named after the true concept that it matches
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
 
@@ -87,9 +94,22 @@ def model_colour(study: Study, model: str) -> str:
 
 
 def panels(n: int, width: float = 4.2, height: float = 3.4) -> tuple[Figure, np.ndarray]:
-    """One row of n panels that share their axes."""
-    figure, axes = plt.subplots(1, n, figsize=(width * n, height), sharex=True, sharey=True, squeeze=False, layout="constrained")
-    return figure, axes[0]
+    """n panels that share their axes, up to three in a row."""
+    rows, columns = -(-n // PANELS_A_ROW), min(n, PANELS_A_ROW)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    return figure, used(axes, n)
+
+
+def used(axes: np.ndarray, n: int) -> np.ndarray:
+    """The first n of a grid of axes, the others taken away; what lies above an empty place keeps its tick labels."""
+    flat = axes.ravel()
+    for axis in flat[n:]:
+        axis.remove()
+    for axis in flat[max(0, n - axes.shape[1]) : n]:
+        axis.tick_params(labelbottom=True)
+    return flat[:n]
 
 
 def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Shape]]:
@@ -105,7 +125,7 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
         axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
         for threshold in (study.analysis.suppressed_below, study.analysis.exaggerated_above):
             axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
-        axis.set(yscale="log", xlim=(0, 1), xlabel=DELTA_LABEL, title=model.label)
+        axis.set(yscale="log", xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=model.label)
         axis.text(
             0.02, 0.98, f"median {shape.median:.2f} (dashed)\nskewness {shape.skewness:+.2f} "
             f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n{shape.n_ranked} concepts, "
@@ -140,22 +160,25 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
                           path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
         axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
-    figure.colorbar(drawn, ax=axes, label=DELTA_LABEL, shrink=0.8)
+    figure.colorbar(drawn, ax=axes, label=DELTA_LABELS[study.analysis.arithmetic], shrink=0.8)
     return figure
 
 
 def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
     """delta(k) of the first model against each other model, r in each panel; and the matrix of all correlations."""
     first, others = study.models[0], study.models[1:]
-    figure, axes = plt.subplots(1, len(others) + 1, figsize=(4.4 * (len(others) + 1), 3.9), squeeze=False, layout="constrained")
+    n = len(others) + 1
+    rows, columns = -(-n // PANELS_A_ROW), min(n, PANELS_A_ROW)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.9 * rows), squeeze=False, layout="constrained")
+    axes = used(axes, n)
     correlations = {f"{a.name}~{b.name}": correlate_models(table, a.name, b.name)
                     for i, a in enumerate(study.models) for b in study.models[i + 1 :]}  # fmt: skip
-    for axis, other in zip(axes[0], others, strict=False):
+    for axis, other in zip(axes, others, strict=False):
         both = table[table[f"ranked_{first.name}"] & table[f"ranked_{other.name}"]]
         sizes = 5 + 5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.scatter(both[f"delta_{first.name}"], both[f"delta_{other.name}"], s=sizes, alpha=0.5, linewidths=0,
-                     c=both[f"delta_{first.name}"], cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
+        axis.scatter(energy_ratio(both, first.name), energy_ratio(both, other.name), s=sizes, alpha=0.5, linewidths=0,
+                     c=energy_ratio(both, first.name), cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
         c = correlations[f"{first.name}~{other.name}"]
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
                  title=f"r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}], {c.n_concepts} concepts")  # fmt: skip
@@ -165,10 +188,10 @@ def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[st
         for j, b in enumerate(names[i + 1 :], start=i + 1):
             matrix[i, j] = matrix[j, i] = correlations[f"{a}~{b}"].r
     labels = [model.label for model in study.models]
-    sns.heatmap(matrix, ax=axes[0, -1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
+    sns.heatmap(matrix, ax=axes[-1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
                 xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
-    axes[0, -1].set_title("All models")
-    axes[0, -1].tick_params(axis="y", rotation=0)
+    axes[-1].set_title("All models")
+    axes[-1].tick_params(axis="y", rotation=0)
     return figure, correlations
 
 
@@ -178,6 +201,7 @@ def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str,
     figure, axes = panels(len(study.models))
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name)
+        deltas = frequency_values(table.loc[deltas.index], model.name, study.analysis).dropna()
         firings = table["firings"].to_numpy()[deltas.index]
         bands = frequency_bands(firings, deltas.to_numpy())
         c = correlations[model.name] = correlate_error_with_frequency(firings, deltas.to_numpy())
@@ -189,7 +213,7 @@ def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str,
         axis.set(xscale="log", ylim=(-0.02, 1.02), title=model.label, xlabel="firings on real images + 1 (tokens, log scale)")
         axis.text(0.98, 0.98, f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]", ha="right", va="top",
                   transform=axis.transAxes, fontsize=7.5)  # fmt: skip
-    axes[0].set_ylabel(DELTA_LABEL.replace(" = ", "\n= "))
+    axes[0].set_ylabel(FREQUENCY_LABELS[study.analysis.arithmetic].replace(" = ", "\n= ").replace("published: ", "published\n"))
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure, correlations
 

@@ -9,10 +9,13 @@ import pandas as pd
 from blindspots_lib.artifacts import Artifact, replacing
 from blindspots_lib.blindspots import concept_table
 from blindspots_lib.concepts import Energies, TokenCodes, association_names, compute_energies, load_energies
+from blindspots_lib.elsewhere import take_images
 from blindspots_lib.features import embed_training_corpus
+from blindspots_lib.formats import import_sae
 from blindspots_lib.generation import generate_images
 from blindspots_lib.memorization import datapoint_table, nearest_training_images
-from blindspots_lib.pairs import ImageStore, PairTable, collect_pairs, complete_pairs, read_pair_table
+from blindspots_lib.pairs import ImageStore, PairTable, collect_corpus, collect_pairs, complete_pairs, read_pair_table
+from blindspots_lib.parts import MadeElsewhere, Model, TrainedSAE, contents
 from blindspots_lib.stability import compare_runs, describe_runs, train_runs
 from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, open_tokens
@@ -24,7 +27,13 @@ Sources = dict[str, Artifact]  # "real" and the models' names, in the study's or
 def collect_images(study: Study) -> Sources:
     """Stage 1: the real pairs and every model's generations."""
     pairs = collect_pairs(study)
-    return {"real": pairs, **{model.name: generate_images(study, model, pairs) for model in study.models}}
+    return {"real": pairs, **{model.name: collect_model_images(study, model, pairs) for model in study.models}}
+
+
+def collect_model_images(study: Study, model: Model, pairs: Artifact) -> Artifact:
+    """A model's images: generated here, or made elsewhere and taken in."""
+    take = take_images if isinstance(model, MadeElsewhere) else generate_images
+    return take(study, model, pairs)
 
 
 def collect_tokens(study: Study) -> dict[str, TokenSource]:
@@ -33,14 +42,23 @@ def collect_tokens(study: Study) -> dict[str, TokenSource]:
 
 
 def collect_sae(study: Study) -> Artifact:
-    """Stage 3: the SAE, trained on the real images' tokens."""
-    return fit_sae(study, collect_tokens(study)["real"])
+    """Stage 3: the SAE: trained already, or trained on the tokens of the real images or of a corpus of its own."""
+    if isinstance(study.sae, TrainedSAE):
+        return import_sae(study)
+    return fit_sae(study, training_tokens(study))
+
+
+def training_tokens(study: Study) -> TokenSource:
+    """The tokens that the study's SAE learns from."""
+    if study.sae.corpus is None:
+        return collect_tokens(study)["real"]
+    return open_tokens(study, "corpus", collect_corpus(study))
 
 
 def collect_energies(study: Study) -> Sources:
     """Stage 4: codes and energies of all images."""
     tokens = collect_tokens(study)
-    sae = fit_sae(study, tokens["real"])
+    sae = collect_sae(study)
     return {source: compute_energies(study, source, of_source, sae) for source, of_source in tokens.items()}
 
 
@@ -72,6 +90,11 @@ class Results:
         return self.completeness[1]
 
     @property
+    def attrition(self) -> dict[str, int]:
+        """Candidates that gave no pair, by cause: dead links, images that do not decode, and so on."""
+        return self.image_artifacts["real"].facts["lost"]
+
+    @property
     def pair_ids(self) -> list[str]:
         """The pairs that are complete on every side; all tables and energies speak of these."""
         return self.completeness[0]
@@ -83,7 +106,8 @@ class Results:
 
     @cached_property
     def images(self) -> dict[str, ImageStore]:
-        return {source: ImageStore(artifact) for source, artifact in self.image_artifacts.items()}
+        share = self.study.backbone.crop / self.study.backbone.resize
+        return {source: ImageStore(artifact, share) for source, artifact in self.image_artifacts.items()}
 
     @cached_property
     def energies(self) -> dict[str, Energies]:
@@ -99,7 +123,7 @@ class Results:
         """One row a concept, kept as `concepts.parquet`."""
         inputs = {source: artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
         code = ("blindspots", "concepts", "statistics")
-        artifact = self.table_artifact("concepts", self.study.analysis.model_dump(), inputs, code)
+        artifact = self.table_artifact("concepts", contents(self.study.analysis), inputs, code)
         return self.table(artifact, self.build_concepts)
 
     def build_concepts(self) -> pd.DataFrame:
@@ -109,7 +133,7 @@ class Results:
     @cached_property
     def stability(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """One row for each two SAEs compared, kept as `stability.parquet`; one for each SAE, as `dictionaries.parquet`."""
-        tokens = collect_tokens(self.study)["real"]
+        tokens = training_tokens(self.study)
         runs = train_runs(self.study, tokens)
         inputs = {f"{run.kind}/{run.start}/{run.number}": run.artifact.fingerprint for run in runs}
         code = ("stability", "quality", "sae", "dictionaries", "topk")

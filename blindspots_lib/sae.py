@@ -43,6 +43,39 @@ def make_dictionary(
     return LocalArchetypalDictionary(n_concepts, n_candidates, d, radius, n_neighbours)
 
 
+class ConceptNorm(nn.Module):
+    """A layer norm over the K pre-activations of a token, without forming them; the published RA-SAE has one.
+
+    With V and v centred over the concepts, a_k = V_k x + v_k has mean 0, and its variance over the concepts is
+    x^T (V^T V / K) x + 2 x . (V^T v / K) + |v|^2 / K. So g_k a_k / sqrt(variance + eps) + s_k is one linear map of the token
+    (x, 1) divided by that root: the search for the largest codes stays as it is.
+    """
+
+    def __init__(self, d: int, n_concepts: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("gram", torch.zeros(d, d))
+        self.register_buffer("cross", torch.zeros(d))
+        self.register_buffer("square", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(n_concepts))  # g_k v_k
+
+    @torch.no_grad()
+    def fold(self, weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], gain: Float[Tensor, "k"]) -> Float[Tensor, "k d"]:
+        """Take in V, v and g; returns the weights g_k V_k that the encoder then has."""
+        weight, bias = weight - weight.mean(dim=0), bias - bias.mean()
+        self.gram.copy_(weight.T @ weight / len(weight))
+        self.cross.copy_(weight.T @ bias / len(weight))
+        self.square.copy_(bias.square().mean())
+        self.offset.copy_(gain * bias)
+        return gain[:, None] * weight
+
+    def widened(self, x: Float[Tensor, "n d"], weight: Float[Tensor, "k d"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "k e"]]:
+        """The token (x, 1) over the root of the variance, and the weights that go with it; e = d + 1."""
+        variance = ((x @ self.gram) * x).sum(dim=1) + 2 * x @ self.cross + self.square
+        tokens = F.pad(x, (0, 1), value=1.0) / (variance.clamp(min=0) + self.eps).sqrt()[:, None]
+        return tokens, torch.cat([weight, self.offset[:, None]], dim=1)
+
+
 class TopKSAE(nn.Module, PyTorchModelHubMixin):
     """xi: tokens to codes of `n_concepts`, of which the `k` largest are kept and negative ones dropped.
 
@@ -53,7 +86,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
 
     def __init__(
         self, d: int, n_concepts: int, k: int | None, n_candidates: int, dictionary: DictionaryKind = "dense",
-        relaxation_radius: float = 1.0, n_neighbours: int = 32,
+        relaxation_radius: float = 1.0, n_neighbours: int = 32, concept_norm: bool = False,
     ):  # fmt: skip
         super().__init__()
         if k is not None and k > n_concepts:
@@ -62,6 +95,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("token_length", torch.ones(()))
         self.register_buffer("threshold", torch.zeros(()))
         self.encoder = nn.Linear(d, n_concepts)
+        self.norm = ConceptNorm(d, n_concepts) if concept_norm else None  # only of SAEs that were trained elsewhere
         self.dictionary = make_dictionary(dictionary, n_concepts, n_candidates, d, relaxation_radius, n_neighbours)
 
     @torch.no_grad()
@@ -95,6 +129,8 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         With `search`, they are looked for by products in that dtype; their values are in the tokens' own.
         """
         scaled, weight, bias = self.scaled(tokens), self.encoder.weight.detach(), self.encoder.bias.detach()
+        if self.norm:
+            scaled, weight = self.norm.widened(scaled, weight)
         if self.k is None:
             found = products_above(scaled, weight, bias, self.threshold.item())
         else:

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blindspots_lib.artifacts import Artifact
+from blindspots_lib.parts import SAEConfig
 from blindspots_lib.quality import coherence, effective_rank, hull_distance, match_atoms, measure_coding
 from blindspots_lib.sae import TopKSAE, load_sae
-from blindspots_lib.study import SAEConfig, Study
+from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import fit_sae
 

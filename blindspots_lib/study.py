@@ -2,120 +2,33 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from blindspots_lib.parts import (
+    SAE,
+    TAGS,
+    Analysis,
+    Backbone,
+    Model,
+    Name,
+    Pairs,
+    Part,
+    SAEConfig,
+    ScenePairs,
+    Seed,
+    Stability,
+    TextToImageModel,
+    TrainingCorpus,
+)  # fmt: skip
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 class StudyError(Exception):
     """Something the user can mend. Its message is one line: what, where, how to mend it."""
-
-
-class Part(BaseModel):
-    """A part of a study: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-Count = Annotated[int, Field(ge=1)]
-
-
-class ScenePairs(Part):
-    """Pairs drawn from OpenMoji Scenes."""
-
-    source: Literal["scenes"]
-    n: Count  # number of pairs
-    seed: Annotated[int, Field(ge=0)]  # of the corpus; must differ from the training corpus's
-    shard_size: Count = 250  # pairs a file
-
-
-class StoredPairs(Part):
-    """Pairs from Parquet files with the columns pair_id, caption and image."""
-
-    source: Literal["parquet"]
-    path: str  # folder, relative to the project
-    n: Count  # number of pairs, taken in the order of the files
-    shard_size: Count = 250  # pairs a file of the copy that the study keeps
-
-
-class TrainingCorpus(Part):
-    """The scenes that the models were trained on, to look for copies in."""
-
-    seed: Annotated[int, Field(ge=0)]
-    n: Count
-
-
-class TextToImageModel(Part):
-    """One text-to-image model under study."""
-
-    name: Name
-    label: str  # as figures show it
-    path: str  # folder of a diffusers pipeline, relative to the project
-    image_size: Count  # pixels a side
-    steps: Count  # solver steps
-    guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
-    batch_size: Count = 50
-    arguments: dict[str, Any] = {}  # passed on to the pipeline's call
-
-
-class Backbone(Part):
-    """The vision transformer whose tokens the SAE reads."""
-
-    path: str  # folder of a Dinov2WithRegistersModel, relative to the project
-    resize: Count  # short side after resizing, pixels
-    crop: Count  # side of the centre crop, pixels
-    batch_size: Count = 100
-    keep_tokens: bool = True  # store all tokens; false: make them again in every stage that reads them
-
-
-class SAEConfig(Part):
-    """The sparse autoencoder and its training."""
-
-    n_concepts: Count  # K
-    k: Count  # active concepts a token
-    dictionary: Literal["dense", "local", "free"] = "dense"  # atoms mix all candidates, the nearest ones, or are free (no RA-SAE)
-    n_candidates: Count  # C, k-means centroids that atoms are made of, or start at
-    n_neighbours: Count = 32  # m, candidates that an atom of a local dictionary mixes
-    relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # longest row of Lambda
-    tokens: Literal["all", "patches", "cls"] = "all"  # which tokens of an image it learns from
-    n_steps: Count  # optimizer steps
-    batch_size: Count = 2048  # tokens a step
-    buffer_size: Count = 262_144  # tokens held in memory and shuffled together
-    points_per_candidate: Count = 128  # tokens a centroid that k-means sees
-    search: Literal["float32", "bfloat16", "int8"] = "float32"  # of the products that look for the largest codes
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
-    dead_after: Count = 20  # steps without firing until a concept counts as dead
-    seed: Annotated[int, Field(ge=0)] = 0  # of the order of the tokens
-    kmeans_seed: Annotated[int, Field(ge=0)] = 0  # of the candidates: k-means and the tokens it sees
-    checkpoint_every: Count = 200  # steps
-
-
-class Analysis(Part):
-    """How energies become blindspots."""
-
-    tokens: Literal["patches", "all", "cls"] = "patches"  # whose codes are summed into an image's energy
-    suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
-    exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
-    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the pairs
-    min_images: Count = 5  # a concept is ranked if it fires on at least so many images, real and generated together
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class Stability(Part):
-    """SAEs trained again to see whether the same concepts come again."""
-
-    n_runs: Annotated[int, Field(ge=2)] = 3  # of each kind and start
-    n_steps: Count  # of each training
-    points_per_candidate: Count = 32  # tokens a centroid that k-means sees
 
 
 class Study(Part):
@@ -125,12 +38,12 @@ class Study(Part):
     title: str
     replica: bool  # a controlled replica: every figure says so
     attribution: str = ""  # owed wherever images of the study are shown
-    seed: Annotated[int, Field(ge=0)]
-    pairs: Annotated[ScenePairs | StoredPairs, Field(discriminator="source")]
+    seed: Seed
+    pairs: Pairs
     training_corpus: TrainingCorpus | None = None
-    models: Annotated[tuple[TextToImageModel, ...], Field(min_length=1)]
+    models: Annotated[tuple[Model, ...], Field(min_length=1)]
     backbone: Backbone
-    sae: SAEConfig
+    sae: SAE
     stability: Stability | None = None
     analysis: Analysis = Analysis()
 
@@ -140,16 +53,13 @@ class Study(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is given twice; give each model its own name")
-        if "real" in names:
-            raise ValueError("models: the name 'real' is taken by the real images; choose another")
-        if self.sae.k > self.sae.n_concepts:
-            raise ValueError(f"sae.k = {self.sae.k}: must not exceed sae.n_concepts = {self.sae.n_concepts}")
-        if self.sae.dictionary == "local" and self.sae.n_neighbours > self.sae.n_candidates:
-            raise ValueError(
-                f"sae.n_neighbours = {self.sae.n_neighbours}: must not exceed sae.n_candidates = {self.sae.n_candidates}"
-            )
+        taken = sorted({"real", "corpus", "training-corpus"} & set(names))
+        if taken:
+            raise ValueError(f"models: the name {taken[0]!r} is taken; choose another")
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
+        if self.stability and not isinstance(self.sae, SAEConfig):
+            raise ValueError("stability: trains SAEs again, but this study's SAE comes trained; remove the part")
         scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None
         if scenes and self.training_corpus and scenes.seed == self.training_corpus.seed:
             raise ValueError(f"pairs.seed = {scenes.seed}: is the training corpus's; choose another, or nothing is new")
@@ -158,14 +68,24 @@ class Study(Part):
     @property
     def folder(self) -> Path:
         """Where the study's outputs are kept."""
-        return Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / self.name
+        return runs_folder() / self.name
 
     @property
     def figures_folder(self) -> Path:
         return Path(os.environ.get("BLINDSPOTS_FIGURES", PROJECT_ROOT / "figures")) / self.name
 
-    def model(self, name: str) -> TextToImageModel:
+    @property
+    def pipelines(self) -> tuple[TextToImageModel, ...]:
+        """The models whose images are generated here."""
+        return tuple(model for model in self.models if isinstance(model, TextToImageModel))
+
+    def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)
+
+
+def runs_folder() -> Path:
+    """Where all studies keep their outputs."""
+    return Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs"))
 
 
 def study_path(study: str) -> Path:
@@ -192,25 +112,28 @@ def load_study(study: str) -> Study:
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study is a mapping of keys such as name, pairs and models; see studies/mini.yaml")
     try:
-        return Study.model_validate(content)
+        study = Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: " + "; ".join(describe(problem) for problem in error.errors())) from None
+    if path.resolve().parent == PROJECT_ROOT / "studies" and study.name != path.stem:
+        raise StudyError(f"{path}: name = {study.name!r}: must be {path.stem!r}, as the file's, so that no two studies mix")
+    return study
 
 
 def describe(problem: dict[str, Any]) -> str:
     """One clause for one problem that pydantic found."""
-    tags = {"scenes", "parquet"}  # pydantic names the chosen kind of pairs as if it were a key
-    key = ".".join(str(part) for part in problem["loc"] if part not in tags)
+    key = ".".join(str(part) for part in problem["loc"] if part not in TAGS)  # pydantic counts the kind of a part as a key
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its spelling"
     if problem["type"] == "missing":
         return f"{key}: missing; add it"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
+        reason = str(problem["ctx"]["error"])
+        return reason if not key or reason.startswith(problem["loc"][0]) else f"{key}: {reason}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} = {problem['input']!r}: {message}"
 
 
 def resolve(path: str) -> Path:
     """A path of a study file: absolute, or relative to the project."""
-    return PROJECT_ROOT / path
+    return PROJECT_ROOT / Path(path).expanduser()

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float, Float16, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact
 from blindspots_lib.features import TokenExtractor, TokenLayout, extract_tokens, features_artifact, image_tokens, open_array
 from blindspots_lib.pairs import count_images, shards_of
-from blindspots_lib.study import Backbone, SAEConfig, Study, StudyError
+from blindspots_lib.parts import Backbone, SAEConfig
+from blindspots_lib.study import Study, StudyError
 
 
 class TokenSource:
@@ -37,6 +38,18 @@ class TokenSource:
     def n_images(self, index: int) -> int:
         """How many images of a shard are there."""
         raise NotImplementedError
+
+    def at(self, rows: Int[np.ndarray, "n"]) -> Float16[np.ndarray, "n t d"]:
+        """The tokens of the images at these rows, counted over all shards; no shard after the last of them is read."""
+        tokens, first = None, 0
+        for shard in self:
+            inside = (rows >= first) & (rows < first + len(shard))
+            tokens = np.empty((len(rows), *shard.shape[1:]), np.float16) if tokens is None else tokens
+            tokens[inside] = shard[rows[inside] - first]
+            first += len(shard)
+            if first > rows.max():
+                return tokens
+        raise IndexError(f"row {rows.max()} of {first}")
 
 
 class StoredTokens(TokenSource):

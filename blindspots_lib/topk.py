@@ -4,17 +4,22 @@ At the paper's size one batch of dense codes takes hundreds of megabytes, and ch
 Here a tile of the product is formed, its largest entries are taken while it is in the cache, and it is overwritten.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int32, Shaped
+from jaxtyping import Float, Int, Int8, Int32, Shaped
 from torch import Tensor
+from torch.nn import functional as F
 
 ROWS = 1024  # of X in a tile
 COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
-STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
-SPARE = {torch.bfloat16: 2, torch.int8: 2}  # candidates that a coarse search keeps for each of the k that are asked for
+PART = 256  # rows that are turned into integers at a time
+STRIPES = 8  # parts of a tile whose elementwise maximum is searched first
+SPARE = 2  # candidates that a search in bfloat16 keeps for each of the k that are asked for
+LIMIT = 2**30  # of a bias in the unit of integer products
+FEW = 1 / 64  # of a tile: more candidates than that are dearer than its product in floats
 
 
 class Largest(NamedTuple):
@@ -29,16 +34,24 @@ def top_products(
 ) -> Largest:
     """The k largest of x_n . weight_m + bias_m for each n, with the m they belong to.
 
-    With `search` bfloat16 or int8 the products are formed in that dtype to find `SPARE` times k candidates; their values,
-    and the choice among them, are those of x's own dtype. Raises ValueError if k exceeds m.
+    Exact in x's own dtype; where the processor multiplies integers faster, they only say which products to form.
+    With `search` bfloat16, where it does not, products in bfloat16 find `SPARE` times k candidates, and x's own dtype
+    decides among them. Raises ValueError if k exceeds m.
     """
     if k > len(weight):
         raise ValueError(f"k = {k}: must not exceed the {len(weight)} rows to choose from")
+    if integers_pay(x, weight, k):
+        return search_by_integers(x, weight, bias, k)
     if search is None or search == x.dtype:
         return search_tiles(FloatTiles(x), weight, bias, k)
-    n_candidates = min(SPARE[search] * k, len(weight))
-    tiles = Int8Tiles(x, weight) if search == torch.int8 else FloatTiles(x.to(search))
-    return decide(x, weight, bias, search_tiles(tiles, weight, bias, n_candidates).indices, k)
+    candidates = search_tiles(FloatTiles(x.to(search)), weight, bias, min(SPARE * k, len(weight))).indices
+    return decide(x, weight, bias, candidates, k)
+
+
+def integers_pay(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], k: int) -> bool:
+    """Whether the processor has instructions for products of int8, and few are wanted of many, as the overhead asks."""
+    few_of_many = len(weight) >= COLUMNS[torch.int8] >= 4 * STRIPES * k
+    return few_of_many and x.dtype == torch.float32 and x.device.type == "cpu" and torch.cpu._is_vnni_supported()
 
 
 class FloatTiles:
@@ -55,25 +68,7 @@ class FloatTiles:
             yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), -1))
 
 
-class Int8Tiles:
-    """The same from X and V as integers in -127..127, each in one unit: 127 steps to its largest entry."""
-
-    def __init__(self, x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"]):
-        x_unit, self.unit = x.abs().amax() / 127, weight.abs().amax() / 127
-        self.x, self.bias_unit = (x / x_unit).round_().to(torch.int8), x_unit * self.unit
-        self.width = COLUMNS[torch.int8]
-        self.memory = torch.empty(min(ROWS, len(x)) * self.width, dtype=torch.int32, device=x.device)
-
-    def columns(self, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"]) -> Iterator[Int32[Tensor, "r m"]]:
-        """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
-        weight = (weight / self.unit).round_().to(torch.int8)
-        bias = (bias / self.bias_unit).round_().to(torch.int32)
-        for rows in self.x.split(ROWS):
-            tile = self.memory[: len(rows) * len(weight)].view(len(rows), -1)
-            yield torch._int_mm(rows, weight.T, out=tile).add_(bias)
-
-
-def search_tiles(tiles: FloatTiles | Int8Tiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
+def search_tiles(tiles: FloatTiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
     """The k largest of each row over all tiles, exact in the dtype of the tiles."""
     values, indices = [], []
     for column in range(0, len(weight), tiles.width):
@@ -115,6 +110,122 @@ def decide(
     return Largest(candidates.gather(1, best.indices), best.values)
 
 
+class Integers(NamedTuple):
+    """Rows, less a common middle, as integers in -127..127 of one unit, with what that loses."""
+
+    integers: Int8[Tensor, "n d"]
+    unit: Float[Tensor, ""]
+    lengths: Float[Tensor, "n"]  # of the rows less the middle
+    errors: Float[Tensor, "n"]  # lengths of the differences, row less middle less integers times unit
+
+
+def in_integers(rows: Float[Tensor, "n d"], middle: Float[Tensor, "d"]) -> Integers:
+    """127 steps to the largest entry. Part by part, so that what is formed on the way stays in the cache."""
+    low, high = torch.stack([torch.stack((part - middle).aminmax()) for part in rows.split(PART)]).unbind(dim=1)
+    unit = (torch.maximum(-low.amin(), high.amax()) / 127).clamp_min(torch.finfo(rows.dtype).tiny)
+    integers, lengths, errors = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows)), rows.new_empty(len(rows))
+    for start in range(0, len(rows), PART):
+        part = slice(start, start + PART)
+        steps = (rows[part] - middle).div_(unit)
+        torch.linalg.vector_norm(steps, dim=1, out=lengths[part])
+        nearest = steps.round()
+        integers[part] = nearest
+        torch.linalg.vector_norm(steps.sub_(nearest), dim=1, out=errors[part])
+    return Integers(integers, unit, lengths * unit, errors * unit)
+
+
+def greatest_error(x: Integers, weight: Integers) -> Float[Tensor, "n"]:
+    """How far a product of integers can be from that of floats, for each row of X and any of V.
+
+    |x.v - x^.v^| <= |x - x^| |v| + |x^| |v - v^| by Cauchy and Schwarz.
+    """
+    return x.errors * weight.lengths.amax() + (x.lengths + x.errors) * weight.errors.amax()
+
+
+def search_by_integers(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
+    """The k largest of each row, exact in floats, from the few products that integers cannot rule out.
+
+    A product of integers is at most `greatest_error` from the true one. So whatever stays further below the k-th
+    largest that is known already cannot be among the k largest. The means c of X and m of V, of which most of a product
+    may consist, are left out of the integers: x.v = (x - c).(v - m) + c.(v - m) + x.m.
+    """
+    width = COLUMNS[torch.int8]
+    centre, middle = x.mean(dim=0), weight[:width].mean(dim=0)
+    whole, shift = in_integers(x, centre), x @ middle
+    rounding = 4 * x.shape[1] * torch.finfo(x.dtype).eps * (whole.lengths + centre.norm())  # of d sums, for v of length 1
+    memory = torch.empty(min(ROWS, len(x)) * width, dtype=torch.int32)
+    best = Largest(torch.zeros(len(x), k, dtype=torch.int64), x.new_full((len(x), k), -torch.inf))
+    for column in range(0, len(weight), width):
+        some, added = weight[column : column + width], bias[column : column + width]
+        columns = in_integers(some, middle)
+        unit = whole.unit * columns.unit
+        error = greatest_error(whole, columns) + rounding * (columns.lengths.amax() + middle.norm())
+        steps = ((added + some @ centre - middle @ centre) / unit).round_()
+        if steps.abs().amax() > LIMIT:
+            error += torch.inf
+        steps = steps.clamp_(-LIMIT, LIMIT).to(torch.int32)
+        for start in range(0, len(x), ROWS):
+            part = slice(start, start + ROWS)
+            tile = memory[: len(x[part]) * len(some)].view(-1, len(some))
+            torch._int_mm(whole.integers[part], columns.integers.T, out=tile).add_(steps)
+            known = best.values[part, -1] if column else kth_largest(x[part], some, added, tile, k)
+            least = ((known - shift[part] - error[part]) / unit - 1).floor_().clamp_(-2 * LIMIT, LIMIT)  # 1: rounded steps
+            found = among(x[part], some, added, tile, least.to(torch.int32), k)
+            values, chosen = torch.cat([best.values[part], found.values], dim=1).topk(k, dim=1)
+            best.values[part] = values
+            best.indices[part] = torch.cat([best.indices[part], found.indices + column], dim=1).gather(1, chosen)
+    return best
+
+
+def kth_largest(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], tile: Int32[Tensor, "n m"], k: int
+) -> Float[Tensor, "n"]:
+    """At most the k-th largest product of each row: the least of the k for which the integers are largest."""
+    columns = largest_of(tile, k).indices.flatten()
+    return products_at(x, weight, bias, torch.arange(0, len(columns) + 1, k), columns).view(len(x), k).amin(dim=1)
+
+
+def among(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"],
+    tile: Int32[Tensor, "n m"], least: Int32[Tensor, "n"], k: int,
+) -> Largest:  # fmt: skip
+    """The products for which the integers are at least so large, in a table with -inf where a row has fewer.
+
+    Where they are too many, the k largest of all. As in `largest_of`, the elementwise maximum of stripes comes first.
+    """
+    n, m = tile.shape
+    stripes = tile.view(n, -1, m // STRIPES if m % STRIPES == 0 else m)
+    row, position = (stripes.amax(dim=1) >= least[:, None]).nonzero().unbind(dim=1)
+    if len(row) > FEW * tile.numel():
+        return largest_of(torch.addmm(bias, x, weight.T), min(k, m))
+    chosen, stripe = (stripes[row, :, position] >= least[row, None]).nonzero().unbind(dim=1)
+    row, column = row[chosen], position[chosen] + stripe * stripes.shape[2]
+    starts = F.pad(torch.bincount(row, minlength=n).cumsum(0), (1, 0))
+    return in_columns(row, column, products_at(x, weight, bias, starts, column), n, -torch.inf)
+
+
+def products_at(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"],
+    starts: Int[Tensor, "n_1"], columns: Int[Tensor, "e"],
+) -> Float[Tensor, "e"]:  # fmt: skip
+    """Some entries of X V^T + v; those of row n are at the columns from starts_n up to starts_n+1."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        asked = torch.sparse_csr_tensor(starts, columns, x.new_zeros(len(columns)), (len(x), len(weight)), check_invariants=False)
+    return torch.sparse.sampled_addmm(asked, x, weight.T, beta=0).values() + bias[columns]
+
+
+def in_columns(row: Int[Tensor, "e"], column: Int[Tensor, "e"], values: Float[Tensor, "e"], n: int, missing: float) -> Largest:
+    """Entries in the order of their rows as a table, as wide as the longest of the n rows; index 0 where one is shorter."""
+    counts = torch.bincount(row, minlength=n)
+    place = torch.arange(len(row), device=row.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    shape = n, max(1, int(counts.max()))
+    indices = torch.zeros(shape, dtype=torch.int64, device=row.device)
+    kept = values.new_full(shape, missing)
+    indices[row, place], kept[row, place] = column, values
+    return Largest(indices, kept)
+
+
 def products_above(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], threshold: float) -> Largest:
     """All of x_n . weight_m + bias_m that are positive and at least `threshold`, in the order of m.
 
@@ -130,11 +241,4 @@ def products_above(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bias: 
             columns.append(found[:, 1] + column)
             values.append(tile[found[:, 0], found[:, 1]])
     row, order = torch.cat(rows).sort(stable=True)
-    counts = torch.bincount(row, minlength=len(x))
-    place = torch.arange(len(row), device=x.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    width = max(1, int(counts.max()))
-    indices = torch.zeros(len(x), width, dtype=torch.int64, device=x.device)
-    kept = x.new_zeros(len(x), width)
-    indices[row, place] = torch.cat(columns)[order]
-    kept[row, place] = torch.cat(values)[order]
-    return Largest(indices, kept)
+    return in_columns(row, torch.cat(columns)[order], torch.cat(values)[order], len(x), 0.0)

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from blindspots_lib.artifacts import Artifact, Fingerprinted, naming_full_disk, replacing, write_json
 from blindspots_lib.gradients import sae_gradients
 from blindspots_lib.optimizer import RowAdamW
+from blindspots_lib.parts import SAEConfig, contents
 from blindspots_lib.sae import TopKSAE
-from blindspots_lib.study import SAEConfig, Study, StudyError
+from blindspots_lib.study import Study, StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 
 CODE = ("sae", "dictionaries", "topk", "gradients", "optimizer", "training", "tokens")
@@ -24,7 +25,7 @@ MAX_NORM = 1.0  # of all gradients together
 
 def sae_artifact(study: Study, tokens: Fingerprinted, config: SAEConfig | None = None, name: str = "sae") -> Artifact:
     """The output folder of `fit_sae`."""
-    content = (config or study.sae).model_dump(exclude={"checkpoint_every"})
+    content = contents(config or study.sae, "checkpoint_every", "corpus")
     return Artifact(study.folder / name, study.name, content, {"tokens": tokens.fingerprint}, CODE)
 
 

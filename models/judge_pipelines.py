@@ -11,9 +11,11 @@ import time
 import numpy as np
 import torch
 
-from blindspots_lib.generation import generate_batch, load_pipeline, to_pixels
+from blindspots_lib.generation import to_pixels
+from blindspots_lib.parts import TextToImageModel
+from blindspots_lib.pipelines import generate_batch, load_pipeline
 from blindspots_lib.scenes import OBJECTS
-from blindspots_lib.study import TextToImageModel, load_study
+from blindspots_lib.study import load_study
 from models.recipe import JUDGE_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
 from models.train_oracle import LABELS, truth_of
 
@@ -59,7 +61,7 @@ def generate_heldout(model: TextToImageModel, corpus: Corpus) -> tuple[np.ndarra
     generate_batch(pipeline, model, corpus.captions[:BATCH], list(range(BATCH)))  # warm up
     started = time.monotonic()
     images = [
-        generate_batch(pipeline, model, corpus.captions[i : i + BATCH], list(range(i, i + BATCH)))
+        generate_batch(pipeline, model, corpus.captions[i : i + BATCH], list(range(i, i + BATCH))).images
         for i in range(0, len(corpus.captions), BATCH)
     ]
     return to_pixels(np.concatenate(images)), len(corpus.captions) / (time.monotonic() - started)

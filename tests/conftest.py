@@ -56,3 +56,19 @@ def run_python():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """A stand-in hub on a loopback port; tests add repositories of their own names."""
+    from standin_hub import StandinHub
+
+    server = StandinHub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub_environment(hub, tmp_path):
+    """The environment of a process that takes the stand-in for the hub, with an empty cache."""
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}

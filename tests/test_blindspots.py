@@ -12,12 +12,14 @@ from blindspots_lib.blindspots import (
     distribution_shape,
     energy_difference,
     frequency_bands,
+    frequency_values,
     measure_difference,
     ranked_deltas,
 )
 from blindspots_lib.concepts import Energies
+from blindspots_lib.parts import Analysis
 from blindspots_lib.statistics import ConceptStats
-from blindspots_lib.study import Analysis
+from blindspots_lib.study import StudyError
 
 ANALYSIS = Analysis(n_bootstrap=400, min_images=2)
 
@@ -31,6 +33,21 @@ def test_it_is_the_logistic_function_of_the_log_ratio():
     generated, real = np.array([0.3, 7.0]), np.array([0.9, 0.2])
     expected = 1 / (1 + np.exp(-(np.log(generated) - np.log(real))))
     np.testing.assert_allclose(energy_difference(generated, real), expected)
+
+
+def test_the_published_arithmetic_follows_its_formulas(make_study):
+    """Sum over all tokens, sigma(difference / 0.8), sigma(relative / 0.4), as PAPER's formulas say."""
+    real, generated = np.array([[1.0, 0.0, 4.0], [3.0, 2.0, 0.0]]), np.array([[0.5, 0.0, 6.0], [0.5, 1.0, 4.0]])
+    stats = {name: one_token_images(matrix) for name, matrix in (("real", real), ("model", generated))}
+    analysis = Analysis(arithmetic="published", tokens="all", min_images=1, n_bootstrap=50)
+    table = concept_table(stats, analysis, [("", 0.5)] * 3)
+    difference = generated.mean(axis=0) - real.mean(axis=0)  # [-1.5, -0.5, 3]
+    relative = difference / (generated.mean(axis=0) + real.mean(axis=0))  # [-0.6, -1/3, 3/7]
+    np.testing.assert_allclose(table["delta_model"], 1 / (1 + np.exp(-difference / 0.8)))
+    np.testing.assert_allclose(frequency_values(table, "model", analysis), 1 / (1 + np.exp(-relative / 0.4)))
+    assert (table["low_model"] <= table["delta_model"]).all()
+    with pytest.raises(StudyError, match="the published arithmetic sums all tokens; write tokens: all"):
+        make_study({"analysis.arithmetic": "published"})
 
 
 def sparse(rows):
@@ -110,7 +127,8 @@ def test_correlation_is_pearsons_over_concepts_ranked_for_both():
     rng = np.random.default_rng(0)
     first = rng.random(30)
     second = 0.5 * first + 0.5 * rng.random(30)
-    table = pd.DataFrame({"delta_a": first, "delta_b": second, "ranked_a": True, "ranked_b": [True] * 25 + [False] * 5})
+    energies = {"energy_real": 1.0, "energy_a": first / (1 - first), "energy_b": second / (1 - second)}
+    table = pd.DataFrame({**energies, "ranked_a": True, "ranked_b": [True] * 25 + [False] * 5})
     result = correlate_models(table, "a", "b")
     reference = pearsonr(first[:25], second[:25])
     interval = reference.confidence_interval(0.95)

@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from blindspots_lib.features import (
     image_transform,
     open_array,
     save_array,
+    token_layout,
 )
 from blindspots_lib.pairs import collect_pairs
+from blindspots_lib.parts import Backbone
 from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import PROJECT_ROOT, Backbone, StudyError
+from blindspots_lib.study import PROJECT_ROOT, StudyError
 
 
 @pytest.mark.parametrize(("size", "resize", "crop"), [((64, 64), 64, 64), ((400, 300), 256, 224), ((90, 161), 256, 224)])
@@ -96,3 +99,55 @@ def test_descriptor_keeps_where_things_stand(tmp_path):
     np.testing.assert_allclose(descriptors, [[0.6, 0.8, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0.6, 0.8]])
     save_array(tmp_path / "a.npy", descriptors)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), descriptors)
+
+
+def tiny_backbone(kind: str):
+    """A vision model of another family: (model, tokens an image at 32 pixels, registers, CLS)."""
+    import transformers as t
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    clip = {**shape, "intermediate_size": 16}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
+    torch.manual_seed(0)
+    return {
+        "dinov2": lambda: (t.Dinov2Model(t.Dinov2Config(**shape, mlp_ratio=2)), 17, 0, True),
+        "registers": lambda: (t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**shape, mlp_ratio=2)), 21, 4, True),
+        "dinov3": lambda: (t.DINOv3ViTModel(t.DINOv3ViTConfig(**clip, num_register_tokens=3)), 20, 3, True),
+        "siglip": lambda: (t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=clip)), 16, 0, False),
+        "clip": lambda: (t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=clip, projection_dim=8)), 17, 0, True),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "registers", "dinov3", "siglip", "clip"])
+def test_any_backbone_tells_its_layout_and_gives_normed_tokens(tmp_path, kind):
+    model, n_tokens, n_registers, has_cls = tiny_backbone(kind)
+    for norm in (m for name, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)):
+        torch.nn.init.normal_(norm.bias)  # so that a norm left out, or put in twice, shows
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+    extractor = TokenExtractor(Backbone(path=str(tmp_path), resize=40, crop=32))
+    layout = extractor.layout
+    assert (layout.n_tokens, layout.n_registers, layout.has_cls, layout.patches_per_side) == (n_tokens, n_registers, has_cls, 4)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    tokens = extractor([image])
+    assert tokens.shape == (1, n_tokens, 16)
+
+    vision = getattr(model, "vision_model", model).eval()
+    pixels = torch.from_numpy(np.asarray(image)[4:36, 4:36] / 127.5 - 1).permute(2, 0, 1)[None].float()
+    with torch.inference_mode():
+        expected = vision(pixel_values=pixels).last_hidden_state
+        expected = vision.post_layernorm(expected) if kind == "clip" else expected
+    np.testing.assert_allclose(tokens, expected.numpy(), atol=0.1)  # computed in bfloat16
+    if not has_cls:
+        with pytest.raises(StudyError, match="this backbone has no CLS token"):
+            layout.selection("cls")
+
+
+@pytest.mark.parametrize(
+    ("crop", "n_tokens", "message"),
+    [(30, 17, "backbone.crop = 30: must be a multiple of the backbone's patch size, 8"),
+     (32, 19, r"gives 19 tokens an image where 4 x 4 patches, 0 registers and at most a CLS token were expected")],
+)  # fmt: skip
+def test_a_layout_that_is_not_known_is_named(crop, n_tokens, message):
+    with pytest.raises(StudyError, match=message):
+        token_layout(SimpleNamespace(patch_size=8, hidden_size=16), crop, n_tokens)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from benchmarks.peers import import_overcomplete
 from blindspots_lib.dictionaries import decode
-from blindspots_lib.formats import read_overcomplete, to_overcomplete
+from blindspots_lib.formats import frozen, read_overcomplete, to_overcomplete
 from blindspots_lib.sae import TopKSAE, load_sae
 from blindspots_lib.study import StudyError
 
@@ -24,7 +24,7 @@ def overcomplete():
 def peer_sae(overcomplete, kind: str):
     """A trained-looking SAE of Overcomplete: weights off their start, statistics of the batch norm not trivial."""
     torch.manual_seed(3)
-    encoder = "mlp_bn_1" if kind.endswith("with batch norm") else "linear"
+    encoder = {"batch norm": "mlp_bn_1", "layer norm": "mlp_ln_1"}.get(kind.partition(" with ")[2], "linear")
     if kind.startswith("RA-SAE"):
         sae = overcomplete.RATopKSAE(D, K, points=torch.randn(C, D), top_k=4, delta=0.5, encoder_module=encoder)
     elif kind.startswith("BatchTopK"):
@@ -39,7 +39,8 @@ def peer_sae(overcomplete, kind: str):
     return sae.eval()
 
 
-@pytest.mark.parametrize("kind", ["RA-SAE", "RA-SAE with batch norm", "TopK", "TopK with batch norm", "BatchTopK"])
+@pytest.mark.parametrize("kind", ["RA-SAE", "RA-SAE with batch norm", "RA-SAE with layer norm", "TopK", "TopK with batch norm",
+                                  "TopK with layer norm", "BatchTopK"])  # fmt: skip
 def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp_path, kind):
     peer, x = peer_sae(overcomplete, kind), torch.randn(40, D) * 2 + 1
     path = tmp_path / "sae.safetensors"
@@ -50,6 +51,28 @@ def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp
     torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
     torch.testing.assert_close(sae(x)[0], reconstruction)
     torch.testing.assert_close(sae.dictionary.atoms(), peer.get_dictionary())
+
+
+def test_the_published_form_is_read_without_running_its_pickle(overcomplete, tmp_path):
+    """A pickled DataParallel(BatchTopKSAE), archetypal, layer norm over the concepts, threshold elsewhere."""
+    peer = peer_sae(overcomplete, "BatchTopK with layer norm")
+    dictionary = peer_sae(overcomplete, "RA-SAE").dictionary
+    peer.dictionary = dictionary
+    threshold, x = peer.running_threshold.item(), torch.randn(40, D) * 2 + 1
+    _, codes, reconstruction = peer(x)
+    peer.running_threshold = None
+    torch.save(torch.nn.DataParallel(peer), tmp_path / "RA-SAE.pth")
+    sae = read_overcomplete(tmp_path / "RA-SAE.pth", None, "threshold", threshold, radius=0.5)
+    for read in (sae, frozen(sae)):
+        torch.testing.assert_close(decode(read.encode(x), torch.eye(K)), codes)
+        torch.testing.assert_close(read(x)[0], reconstruction)
+    with pytest.raises(StudyError, match="cannot be written back"):
+        to_overcomplete(sae)
+
+
+class Treacherous:
+    def __reduce__(self):
+        return (exec, ("raise RuntimeError('the pickle ran')",))
 
 
 @pytest.mark.parametrize("kind", ["dense", "local", "free"])
@@ -108,13 +131,16 @@ def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
 
 def test_pickles_and_torn_files_are_refused(tmp_path):
     torch.save(TopKSAE(D, K, 4, C), tmp_path / "module.pt")
-    with pytest.raises(StudyError, match="a pickled module is refused since loading it runs its code"):
+    with pytest.raises(StudyError, match="names blindspots_lib.* which loading it would run, so it is refused"):
         read_overcomplete(tmp_path / "module.pt", k=4)
+    torch.save({"encoder": Treacherous()}, tmp_path / "trap.pt")
+    with pytest.raises(StudyError, match="names builtins.exec"):
+        read_overcomplete(tmp_path / "trap.pt", k=4)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(StudyError, match="expected a state dict of tensors, found a list"):
         read_overcomplete(tmp_path / "list.pt", k=4)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    with pytest.raises(StudyError, match="not readable as plain tensors"):
+    with pytest.raises(StudyError, match="not readable as tensors"):
         read_overcomplete(tmp_path / "torn.safetensors", k=4)
     with pytest.raises(StudyError, match="no such file"):
         read_overcomplete(tmp_path / "none.safetensors", k=4)

@@ -3,11 +3,14 @@ import shutil
 import numpy as np
 import pytest
 
-from blindspots_lib.generation import cause_of_loss, generate_images, image_seed, load_pipeline
-from blindspots_lib.pairs import collect_pairs, shards_of
+from blindspots_lib import generation
+from blindspots_lib.generation import batches_of, cause_of_loss, generate_images, generate_rows, image_seed
+from blindspots_lib.images import decode_image
+from blindspots_lib.pairs import collect_pairs, read_shard, shards_of
+from blindspots_lib.pipelines import generate_batch, load_pipeline
 from blindspots_lib.study import PROJECT_ROOT, StudyError
 
-# A run that kills itself, by SIGKILL, while it writes the second shard of generations.
+# A run that kills itself, by SIGKILL, while it writes the third batch of generations.
 KILLED_RUN = """
 import os, signal
 from blindspots_lib import generation
@@ -17,8 +20,8 @@ from blindspots_lib.study import load_study
 write_shard, written = generation.write_shard, []
 
 def write_or_die(path, rows, schema):
-    if written:
-        path.with_name(f".{path.name}.{os.getpid()}.partial").write_bytes(b"half a shard")
+    if len(written) == 2:
+        path.with_name(f".{path.name}.{os.getpid()}.partial").write_bytes(b"half a batch")
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
     write_shard(path, rows, schema)
@@ -39,30 +42,51 @@ def test_seed_depends_on_study_model_and_pair():
 def test_image_that_is_none_is_lost_not_counted(value, cause):
     image = np.zeros((4, 4, 3))
     image[1, 2] = value
-    assert cause_of_loss(image) == cause
+    assert cause_of_loss(image, refused=False) == cause
+    assert cause_of_loss(image, refused=True) == "safety checker"
 
 
 @pytest.mark.parametrize("model", ["sd15", "pixart"])
-def test_killed_generation_resumes_to_the_same_bytes(write_study, make_study, run_python, tmp_path, monkeypatch, model):
-    changes = {"pairs.n": 6, "pairs.shard_size": 2}
+def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
+    write_study, make_study, run_python, tmp_path, monkeypatch, model
+):
+    one = make_study().model(model).model_copy(update={"batch_size": 1})
+    changes = {"pairs.n": 6, "pairs.shard_size": 4, "models": [one.model_dump(mode="json")]}
     study = make_study(changes)
-    study = study.model_copy(update={"models": (study.model(model),)})
-    whole = generate_images(study, study.models[0], collect_pairs(study))
+    whole = generate_images(study, one, collect_pairs(study))
     expected = {path.name: path.read_bytes() for path in shards_of(whole)}
-    assert len(expected) == 3
+    assert len(expected) == 2
 
     monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "killed"))
-    file = write_study({**changes, "models": [study.models[0].model_dump(mode="json")]})
-    killed = run_python(KILLED_RUN, STUDY_FILE=str(file), BLINDSPOTS_RUNS=str(tmp_path / "killed"))
+    killed = run_python(KILLED_RUN, STUDY_FILE=str(write_study(changes)), BLINDSPOTS_RUNS=str(tmp_path / "killed"))
     assert killed.returncode == -9, killed.stderr
     folder = tmp_path / "killed" / "smoke" / "generations" / model
-    assert [path.name for path in folder.glob("*.parquet")] == ["shard-00000.parquet"]
-    before = (folder / "shard-00000.parquet").stat().st_mtime_ns
+    assert len(list(folder.glob("batch-shard-00000-*.parquet"))) == 2
+    assert not list(folder.glob("shard-*.parquet"))
 
-    resumed = generate_images(study, study.models[0], collect_pairs(study))
+    made = []
+    monkeypatch.setattr(generation, "generate_batch", lambda *given: made.extend(given[2]) or generate_batch(*given))
+    resumed = generate_images(study, one, collect_pairs(study))
+    assert len(made) == 4
     assert {path.name: path.read_bytes() for path in shards_of(resumed)} == expected
-    assert (folder / "shard-00000.parquet").stat().st_mtime_ns == before
-    assert not list(folder.glob(".*"))
+    assert {path.name for path in folder.iterdir()} == {*expected, "header.json"}
+
+
+def test_batch_size_does_not_decide_what_is_drawn(make_study):
+    study = make_study({"pairs.n": 9})
+    model = study.model("sd15")
+    rows = read_shard(shards_of(collect_pairs(study))[0], ["pair_id", "caption"])
+    for dtype in ("bfloat16", "float32"):
+        pipeline = load_pipeline(model.model_copy(update={"dtype": dtype}))
+        drawn = {size: draw(pipeline, model, rows, size) for size in (1, 3, 8)}
+        for size in (1, 3):
+            np.testing.assert_array_equal(drawn[size], drawn[8])
+
+
+def draw(pipeline, model, rows, size):
+    batches = batches_of(rows, size)
+    made = [row for batch in batches for row in generate_rows(pipeline, 0, model, batch)]
+    return np.stack([np.asarray(decode_image(row["image"]["bytes"], row["pair_id"])) for row in made])
 
 
 def test_weights_cut_short_are_named(make_study, tmp_path):
@@ -71,6 +95,6 @@ def test_weights_cut_short_are_named(make_study, tmp_path):
     shutil.copytree(PROJECT_ROOT / study.models[0].path, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(StudyError, match="model 'sd15': .* does not load as a pipeline") as error:
+    with pytest.raises(StudyError, match="model 'sd15': .* does not load") as error:
         load_pipeline(study.models[0].model_copy(update={"path": str(folder)}))
     assert "\n" not in str(error.value)

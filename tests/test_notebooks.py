@@ -100,7 +100,8 @@ def test_stages_know_what_they_depend_on(make_study, monkeypatch, tmp_path):
     before = fingerprints({})
     for changes, moved in [
         ({"title": "Another"}, set()),
-        ({"models.0.batch_size": 7}, {"generations"}),
+        ({"models.0.batch_size": 7}, set()),  # it decides nothing
+        ({"models.0.steps": 3}, {"generations"}),
         ({"models.0.label": "Other"}, set()),
         ({"sae.seed": 5}, {"sae", "energies"}),
         ({"analysis.tokens": "all"}, {"energies"}),

@@ -1,16 +1,16 @@
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from blindspots_lib.artifacts import Artifact
+from blindspots_lib.images import decode_image, encode_png
 from blindspots_lib.pairs import (
     ImageStore,
     collect_pairs,
     complete_pairs,
-    decode_image,
-    encode_png,
     generation_schema,
     pair_schema,
     read_pair_table,
@@ -23,17 +23,27 @@ from blindspots_lib.study import StudyError
 PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
 
 
-def row(pair_id="a", caption="a dvd", image=PICTURE):
-    return {"pair_id": pair_id, "caption": caption, "image": {"bytes": image, "path": None}, "concepts": []}
+CUT = encode_png(draw_scene(0, 0)[1].image)[:-400]
+
+
+def row(pair_id="a", image=PICTURE):
+    return {"pair_id": pair_id, "caption": "a dvd", "image": {"bytes": image, "path": None}, "concepts": []}
 
 
 @pytest.fixture
-def study_of_rows(make_study, tmp_path):
-    """A study whose pairs are these rows of one Parquet file."""
+def study_of_folder(make_study, tmp_path):
+    """A study whose pairs are a folder: (file name, caption, content) a row, content None for a file that is not there."""
 
-    def make(rows, n=None):
-        write_shard(tmp_path / "source" / "pairs.parquet", rows, pair_schema())
-        return make_study({"pairs": {"source": "parquet", "path": str(tmp_path / "source"), "n": n or len(rows)}})
+    def make(rows, kind="csv", **changes):
+        folder = tmp_path / "own"
+        folder.mkdir()
+        for name, _, content in rows:
+            if content is not None:
+                (folder / name).write_bytes(content)
+        table = pd.DataFrame([(name, caption) for name, caption, _ in rows], columns=["file_name", "caption"])
+        path = folder / f"metadata.{kind}"
+        {"csv": table.to_csv, "parquet": table.to_parquet}[kind](path, index=False)
+        return make_study({"pairs": {"source": "folder", "path": str(folder), "shard_size": 2, **changes}})
 
     return make
 
@@ -57,24 +67,41 @@ def test_datasets_reads_the_shards_as_images(make_study, tmp_path):
     assert loaded[0]["image"].size == (64, 64)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_folder_of_ones_own_becomes_pairs(study_of_folder, kind):
+    rows = [("b.png", "two dvds, <b>bold</b>", PICTURE), ("a.png", "NA", PICTURE), ("c.png", "1.50", PICTURE)]
+    artifact = collect_pairs(study_of_folder(rows, kind))
+    table = read_pair_table(artifact)
+    assert table.pair_ids == ["b", "a", "c"]
+    assert table.captions == ["two dvds, <b>bold</b>", "NA", "1.50"]  # text stays text
+    assert artifact.facts == {"n_pairs": 3, "candidates": 3, "lost": {}}
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "changes", "message"),
     [
-        ([row(), row()], "pair 'a': this pair_id stands twice"),
-        ([row(caption="  ")], "pair 'a': its caption is empty"),
-        ([row(image=b"not an image")], "image of pair 'a': not a readable image"),
-        ([row(image=encode_png(draw_scene(0, 0)[1].image)[:-400])], "image of pair 'a': not a readable image"),
+        ([("a.png", "a", PICTURE), ("a.png", "b", PICTURE)], {}, "pair 'a': this pair_id stands twice"),
+        ([("a.png", "  ", PICTURE)], {}, "pair 'a': its caption is empty"),
+        ([("a.png", None, PICTURE)], {}, "pair 'a': its caption is empty"),
+        ([("a.png", "a", b"not an image")], {}, "image of pair 'a': not a readable image"),
+        ([("a.png", "a", CUT)], {}, "image of pair 'a': not a readable image"),
+        ([("a.png", "a", PICTURE), ("b.png", "b", None)], {}, "own: 1 of 2 images are missing, such as 'b.png'"),
+        ([("../a.png", "a", PICTURE)], {}, "the table names '../a.png', which lies outside of the folder"),
+        ([("a.png", "a", PICTURE)], {"caption_column": "text"}, "no column 'text'; it has file_name, caption"),
+        ([("a.png", "a", PICTURE), ("b.png", "b", PICTURE)], {"n": 5}, "pairs.n = 5: the source has only 2 pairs"),
     ],
 )
-def test_unfit_pairs_are_refused_in_one_line(study_of_rows, rows, message):
+def test_faults_of_a_folder_are_named_in_one_line(study_of_folder, rows, changes, message):
+    study = study_of_folder(rows, **changes)
     with pytest.raises(StudyError, match=message) as error:
-        collect_pairs(study_of_rows(rows))
+        collect_pairs(study)
     assert "\n" not in str(error.value)
 
 
-def test_too_few_pairs_are_named(study_of_rows):
-    with pytest.raises(StudyError, match="pairs.n = 5: the source has only 2 pairs"):
-        collect_pairs(study_of_rows([row("a"), row("b")], n=5))
+def test_a_folder_without_its_table_is_named(make_study, tmp_path):
+    (tmp_path / "own").mkdir()
+    with pytest.raises(StudyError, match="holds none of metadata.csv, metadata.jsonl, metadata.parquet"):
+        collect_pairs(make_study({"pairs": {"source": "folder", "path": str(tmp_path / "own")}}))
 
 
 def test_shard_cut_short_is_named(make_study):
@@ -92,6 +119,18 @@ def test_enormous_image_is_refused_before_it_is_decoded():
         decode_image(buffer.getvalue(), "bomb")
 
 
+def test_an_image_stands_upright_and_no_reader_that_starts_programs_is_asked():
+    sideways, buffer = Image.new("RGB", (20, 10), "red"), io.BytesIO()
+    exif = sideways.getexif()
+    exif[0x0112] = 6  # turned by a quarter, as a telephone writes it
+    sideways.save(buffer, format="JPEG", exif=exif)
+    assert decode_image(buffer.getvalue(), "photograph").size == (10, 20)
+    buffer = io.BytesIO()
+    sideways.save(buffer, format="EPS")  # reading it would start Ghostscript
+    with pytest.raises(StudyError, match="page: not a readable image"):
+        decode_image(buffer.getvalue(), "page")
+
+
 def test_a_pair_counts_only_with_all_its_sides(tmp_path):
     def artifact(name, rows, schema):
         made = Artifact(tmp_path / name, "study", {}, {}, ("pairs",))
@@ -102,7 +141,7 @@ def test_a_pair_counts_only_with_all_its_sides(tmp_path):
         return {"pair_id": pair_id, "image": None if lost else {"bytes": PICTURE, "path": None}, "lost": lost}
 
     ids, lost = complete_pairs({
-        "real": artifact("real", [row(i) for i in "abcd"], pair_schema()),
+        "real": artifact("real", [row(pair_id) for pair_id in "abcd"], pair_schema()),
         "one": artifact("one", [generation(i, "black" if i == "b" else "") for i in "dcba"], generation_schema()),
         "two": artifact("two", [generation("a"), generation("b"), generation("d")], generation_schema()),
     })  # fmt: skip

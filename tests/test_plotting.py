@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from blindspots_lib import plotting
-from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours
+from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours, printable
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,14 @@ def test_principal_colours_tell_two_kinds_of_token_apart():
     assert colours.min() >= 0
     assert colours.max() <= 1
     assert abs(colours[0, ..., 0].mean() - colours[1, ..., 0].mean()) > 0.9
+
+
+def test_a_strangers_caption_is_text_and_nothing_else(tmp_path):
+    caption = "costs $5 or $\\frac{1}$ \x1b[31mred\u202e\x00 <b>" + "long " * 200
+    figure = draw_grid([Row(caption, [Cell(np.zeros((4, 4, 3), np.uint8), title="$x")])])
+    figure.savefig(tmp_path / "page.png")  # mathematics that does not parse would raise
+    (label,) = [text.get_text() for text in figure.texts]
+    assert label.startswith("costs $5 or $\\frac{1}$")
+    assert label.count("\n") == 5
+    assert label.endswith("…")
+    assert printable("a\x1b[31m\u202eb\n") == "a [31m b "

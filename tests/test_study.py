@@ -14,6 +14,10 @@ def test_every_study_in_the_project_is_valid(path):
         ({"pears": 1}, ["pears", "unknown key"]),
         ({"sae.kk": 5}, ["sae.kk", "unknown key"]),
         ({"sae.k": ...}, ["sae.k", "missing"]),
+        ({"backbone.revision": "main"}, ["backbone", "revision: goes with repo"]),
+        ({"backbone": {"repo": "a/b", "revision": "main", "resize": 8, "crop": 8}}, ["backbone", "'main'", "not a commit hash"]),
+        ({"backbone": {"repo": "a/b", "resize": 8, "crop": 8}}, ["backbone", "revision", "full commit hash"]),
+        ({"models.0.path": ...}, ["models.0", "path", "repo"]),
         ({"pairs.n": "many"}, ["pairs.n", "'many'", "integer"]),
         ({"pairs.n": 0}, ["pairs.n", "0", "greater than or equal to 1"]),
         ({"analysis.suppressed_below": 0.7}, ["analysis.suppressed_below", "0.7", "less than 0.5"]),
@@ -22,6 +26,9 @@ def test_every_study_in_the_project_is_valid(path):
         ({"sae.k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
         ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
         ({"models.1.name": "real"}, ["'real'", "taken"]),
+        ({"models.1.name": "corpus"}, ["'corpus'", "taken"]),
+        ({"models": ["sd15"]}, ["models.0", "'sd15'"]),
+        ({"sae": None}, ["sae", "None"]),
         ({"pairs.seed": 1}, ["pairs.seed = 1", "training corpus"]),
         ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
     ],
@@ -36,8 +43,19 @@ def test_bad_value_is_named_in_one_line(make_study, changes, expected):
         assert part in message
 
 
+def test_a_study_of_the_project_is_called_as_its_file():
+    """Two copies of a template under one name would overwrite each other."""
+    path = PROJECT_ROOT / "studies" / "mine-for-a-test.yaml"
+    path.write_text((PROJECT_ROOT / "studies" / "template.yaml").read_text())
+    try:
+        with pytest.raises(StudyError, match="name = 'template': must be 'mine-for-a-test', as the file's"):
+            load_study("mine-for-a-test")
+    finally:
+        path.unlink()
+
+
 def test_missing_file_and_broken_yaml_are_named(tmp_path):
-    with pytest.raises(StudyError, match=r"no such study file.*mini, smoke"):
+    with pytest.raises(StudyError, match=r"no such study file.*mini, paper, smoke, template"):
         load_study("nowhere")
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [unclosed\n")

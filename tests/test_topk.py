@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from blindspots_lib import topk
-from blindspots_lib.topk import largest_of, products_above, top_products
+from blindspots_lib.topk import largest_of, products_above, search_by_integers, top_products
 
 
 @pytest.fixture
@@ -34,11 +34,38 @@ def test_stripes_lose_nothing(case):
     assert torch.equal(tile.gather(1, found.indices), found.values)
 
 
-@pytest.mark.parametrize("search", [torch.bfloat16, torch.int8])
-def test_a_coarse_search_decides_in_full_precision(small_tiles, search):
+@pytest.mark.parametrize("case", ["plain", "great biases", "no tokens to speak of", "one great feature", "twins"])
+def test_integers_rule_out_nothing_that_belongs_there(small_tiles, case):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(40, 64), torch.randn(700, 64) * torch.rand(700, 1) * 5, torch.randn(700)
-    exact, coarse = top_products(x, weight, bias, 5), top_products(x, weight, bias, 5, search)
+    if case == "great biases":
+        bias *= 1e12
+    elif case == "no tokens to speak of":
+        x[:20] = 0
+        x[20:] *= 1e-30
+    elif case == "one great feature":
+        x[:, 3] = 300.0
+    elif case == "twins":
+        weight[350:] = weight[:350].clone()
+    products = x @ weight.T + bias
+    found = search_by_integers(x, weight, bias, 5)
+    torch.testing.assert_close(found.values, products.topk(5).values)
+    torch.testing.assert_close(products.gather(1, found.indices), found.values)
+    assert all(len(set(row)) == 5 for row in found.indices.tolist())
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_many_candidates_are_decided_like_few(small_tiles, monkeypatch, share):
+    monkeypatch.setattr(topk, "FEW", share)
+    torch.manual_seed(1)
+    x, weight, bias = torch.randn(20, 64), torch.randn(98, 64), torch.randn(98)  # the last tile is narrower than k
+    torch.testing.assert_close(search_by_integers(x, weight, bias, 5).values, (x @ weight.T + bias).topk(5).values)
+
+
+def test_a_search_in_bfloat16_decides_in_full_precision(small_tiles):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(40, 64), torch.randn(700, 64) * torch.rand(700, 1) * 5, torch.randn(700)
+    exact, coarse = top_products(x, weight, bias, 5), top_products(x, weight, bias, 5, torch.bfloat16)
     assert (exact.indices == coarse.indices).float().mean() > 0.98
     shared = exact.indices == coarse.indices
     torch.testing.assert_close(coarse.values[shared], exact.values[shared])

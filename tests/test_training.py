@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from blindspots_lib.features import TokenLayout
-from blindspots_lib.study import SAEConfig, StudyError
+from blindspots_lib.parts import SAEConfig
+from blindspots_lib.study import StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import Trainer, kmeans_candidates, learning_rate, make_sae, train_sae
 
@@ -35,7 +36,7 @@ import torch
 sys.path.insert(0, "tests")
 from test_training import ListedTokens, TrainingTokens
 from blindspots_lib import training
-from blindspots_lib.study import SAEConfig
+from blindspots_lib.parts import SAEConfig
 
 save_file, written = training.save_file, []
 

@@ -1,0 +1,94 @@
+"""Images from links of a stand-in web, through the real client."""
+
+import io
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+from blindspots_lib import downloads
+from blindspots_lib.downloads import UNREACHABLE, Fetched, download_in_order, fetch_image
+from blindspots_lib.images import encode_png
+from blindspots_lib.parts import LinkedPairs
+from blindspots_lib.study import StudyError
+
+PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
+PNG = {"Content-Type": "image/png"}
+CONFIG = LinkedPairs(
+    source="links", repo="a/b", revision="latest", n=4, n_connections=3, timeout=5.0, max_megabytes=0.1, store_side=64
+)
+
+
+def waits_and_result(hub, name, **links):
+    hub.links |= links
+    waits = []
+    with httpx2.Client(follow_redirects=True, max_redirects=5, timeout=5) as client:
+        return waits, fetch_image(client, name if "://" in name else f"{hub.url}/link/{name}", CONFIG, waits.append)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        ((200, PNG, PICTURE), ""),
+        ((200, {}, PICTURE), ""),  # no type said: the content decides later
+        ((404, {}, b""), "status 404"),
+        ((302, {"Location": "/link/x"}, b""), "too many redirects"),
+        ((200, {**PNG, "Content-Length": "5000000000"}, b""), "too large"),
+        ((200, PNG, b"x" * 100_001), "too large"),
+        ((200, {"Content-Type": "text/html; charset=utf-8"}, b"<p>"), "not an image"),
+        ((200, {**PNG, "X-Robots-Tag": "noindex, NoAI"}, PICTURE), "opted out"),
+        ((200, {**PNG, "X-Robots-Tag": "nofollow"}, PICTURE), ""),
+    ],
+)
+def test_each_answer_gives_an_image_or_a_cause(hub, answer, lost):
+    waits, found = waits_and_result(hub, "x", x=answer)
+    assert found == Fetched(b"" if lost else PICTURE, lost)
+    assert waits == []
+
+
+@pytest.mark.parametrize("link", ["file:///etc/passwd", "ftp://host/a.png", "://", "no link"])
+def test_what_is_no_link_is_not_asked_for(hub, link):
+    before = len(hub.requests)
+    assert waits_and_result(hub, link if "://" in link else f"{link}://")[1] == Fetched(b"", "not a link")
+    assert len(hub.requests) == before
+
+
+def test_a_busy_server_is_waited_for_and_asked_no_more_than_three_times(hub):
+    hub.faults["/link/busy"] = [429, 503]
+    assert waits_and_result(hub, "busy", busy=(200, PNG, PICTURE)) == ([0.0, 0.0], Fetched(PICTURE, ""))
+    hub.faults["/link/busy"], before = [503] * 9, len(hub.requests)
+    assert waits_and_result(hub, "busy")[1] == Fetched(b"", "status 503")
+    assert len(hub.requests) - before == 3
+    hub.faults.clear()
+
+
+def test_a_connection_that_is_cut_is_tried_again(hub):
+    hub.faults["/link/cut"] = ["cut"]
+    assert waits_and_result(hub, "cut", cut=(200, PNG, PICTURE))[1] == Fetched(PICTURE, "")
+
+
+def test_a_network_that_swallows_everything_counts_as_none():
+    def swallowed(request):
+        raise httpx2.ConnectTimeout("no answer")
+
+    with httpx2.Client(transport=httpx2.MockTransport(swallowed)) as client:
+        assert fetch_image(client, "http://host/a.png", CONFIG) == Fetched(b"", UNREACHABLE)
+
+
+def test_order_is_that_of_the_links_whatever_comes_first(hub):
+    hub.links |= {f"{i}.png": (200, PNG, encode_png(np.full((4, 4, 3), i, np.uint8))) for i in range(20)}
+    hub.links["3.png"] = (404, {}, b"")
+    rows = [f"{hub.url}/link/{i}.png" for i in range(20)]
+    found = list(download_in_order(rows, lambda row: row, CONFIG))
+    assert [row for row, _ in found] == rows
+    values = [None if f.lost else int(np.asarray(Image.open(io.BytesIO(f.content)))[0, 0, 0]) for _, f in found]
+    assert values == [None if i == 3 else i for i in range(20)]
+
+
+def test_a_network_that_is_down_stops_the_run_and_costs_no_links(monkeypatch):
+    monkeypatch.setattr(downloads, "fetch_image", lambda *given: Fetched(b"", UNREACHABLE))
+    seen = []
+    with pytest.raises(StudyError, match="100 links in a row could not be reached, so the network seems to be down"):
+        seen.extend(download_in_order(iter(range(10_000)), str, CONFIG))
+    assert len(seen) == 99

@@ -1,0 +1,112 @@
+"""What is fetched from the hub, through the real clients, from a stand-in that misbehaves on demand."""
+
+import json
+
+import pytest
+from standin_hub import COMMIT
+
+# Fetches a model of the repository in $REPO and says where it lies, or what went wrong; waits are counted, not slept.
+FETCH = f"""
+import os
+from blindspots_lib import hub
+from blindspots_lib.parts import Weights
+from blindspots_lib.study import StudyError
+
+hub.patiently.__defaults__ = (lambda seconds: print("waited", seconds),)
+try:
+    folder = hub.fetch(Weights(repo=os.environ["REPO"], revision="{COMMIT}", variant="fp16"))
+    print(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+except StudyError as error:
+    print("error:", error)
+"""
+
+
+@pytest.fixture
+def repository(hub, tmp_path):
+    """A pipeline's files, with everything that must be left alone beside them; returns its id."""
+    folder = tmp_path / "repo"
+    files = {
+        "model_index.json": "{}", "README.md": "card", "whole.safetensors": "x" * 50, "unet/config.json": "[1]",
+        "unet/diffusion_pytorch_model.safetensors": "full", "unet/diffusion_pytorch_model.fp16.safetensors": "half",
+        "unet/diffusion_pytorch_model.non_ema.safetensors": "no", "unet/diffusion_pytorch_model.bin": "pickle",
+        "unet/code.py": "import os", "vae/config.json": "{}", "vae/diffusion_pytorch_model.safetensors": "only full",
+        "vae/diffusion_pytorch_model.bin": "pickle", "text_encoder/config.json": "{}", "tokenizer/spiece.model": "words",
+        "text_encoder/model.fp16-00001-of-00002.safetensors": "a", "text_encoder/model.fp16-00002-of-00002.safetensors": "b",
+        "text_encoder/model.safetensors.index.fp16.json": "{}", "text_encoder/model-00001-of-00001.safetensors": "c",
+        "text_encoder/model.safetensors.index.json": "{}",
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    repo = f"owner/{tmp_path.name}"
+    hub.add(repo, folder)
+    hub.requests.clear()
+    hub.faults.clear()
+    return repo
+
+
+def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network(hub, repository, run_python, hub_environment):
+    first = run_python(FETCH, REPO=repository, **hub_environment)
+    assert json.loads(first.stdout.replace("'", '"')) == [
+        "model_index.json", "text_encoder/config.json", "text_encoder/model.fp16-00001-of-00002.safetensors",
+        "text_encoder/model.fp16-00002-of-00002.safetensors", "text_encoder/model.safetensors.index.fp16.json",
+        "tokenizer/spiece.model", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ], first.stderr  # fmt: skip
+    asked = len(hub.requests)
+    again = run_python(FETCH, REPO=repository, **{**hub_environment, "HF_HUB_OFFLINE": "1"})
+    assert again.stdout == first.stdout, again.stderr
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("ending", "faults", "expected"),
+    [
+        (f"/revision/{COMMIT}", [429, 503], "waited 0.0\nwaited 0.0\n['model_index.json'"),
+        ("unet/config.json", [500], "['model_index.json'"),  # the client itself asks again
+        ("fp16.safetensors", ["cut"], "['model_index.json'"),
+        ("unet/config.json", ["wrong"], "unet/config.json came with a wrong hash and was thrown away; run again"),
+        ("unet/diffusion_pytorch_model.fp16.safetensors", ["wrong"], "came with a wrong hash and was thrown away; run again"),
+        ("vae/config.json", [404] * 9, "is missing from the repository; choose another revision"),
+        (f"/revision/{COMMIT}", [503] * 9, "the hub answered 503; run again later, what came is kept"),
+    ],
+)
+def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, hub_environment, ending, faults, expected):
+    hub.faults[ending] = list(faults)
+    process = run_python(FETCH, REPO=repository, **hub_environment)
+    assert expected in process.stdout, process.stderr
+    hub.faults.clear()
+    assert "['model_index.json'" in run_python(FETCH, REPO=repository, **hub_environment).stdout  # what came was kept
+
+
+NAMED = 'LoRA(file="Hyper-SD15-1step-lora.safetensors", repo='
+LORA = FETCH.replace("import Weights", "import LoRA").replace("Weights(repo=", NAMED)
+
+
+def test_one_file_of_many_is_taken_by_its_name(hub, repository, run_python, hub_environment):
+    folder = hub.repos["models", repository]
+    for name in ("Hyper-SD15-1step-lora.safetensors", "other-lora.safetensors"):
+        (folder / name).write_text(name)
+    taken = run_python(LORA, REPO=repository, **hub_environment)
+    assert taken.stdout == "['Hyper-SD15-1step-lora.safetensors']\n", taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"REPO": "owner/none"}, "owner/none@c0ffeec0: no such repository, or a private one; correct repo, or log in"),
+        ({"REPO": "owner/gated"}, "is gated; accept its agreement at https://huggingface.co/owner/gated and log in"),
+        ({"REPO": "owner/pickled"}, "unet has pickled weights only, which are not read"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub is out of reach (ConnectError); connect and run again"),
+        ({"HF_HUB_OFFLINE": "1"}, "is not in the cache and HF_HUB_OFFLINE is set; unset it once to download"),
+    ],
+)
+def test_what_cannot_be_had_is_named_in_one_line(hub, repository, run_python, hub_environment, tmp_path, change, message):
+    (tmp_path / "pickled" / "unet").mkdir(parents=True)
+    for name in ("config.json", "diffusion_pytorch_model.bin"):
+        (tmp_path / "pickled" / "unet" / name).write_text("{}")
+    hub.add("owner/pickled", tmp_path / "pickled")
+    hub.add("owner/gated", tmp_path / "pickled", gated=True)
+    process = run_python(FETCH, **{**hub_environment, "REPO": repository, **change})
+    assert message in process.stdout, process.stderr
+    assert process.stdout.count("\n") == 1

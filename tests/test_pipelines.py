@@ -1,0 +1,136 @@
+"""Pipelines put together from parts: a safety checker, another scheduler, a LoRA, other arguments."""
+
+import numpy as np
+import pytest
+import tiny_repos
+import torch
+
+from blindspots_lib.generation import generate_rows
+from blindspots_lib.hub import weights_fingerprint
+from blindspots_lib.parts import TextToImageModel
+from blindspots_lib.pipelines import generate_batch, load_pipeline, place
+from blindspots_lib.study import StudyError
+
+ROWS = [{"pair_id": "a", "caption": "a dog"}, {"pair_id": "b", "caption": "a cat on wood"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd15")
+    tiny_repos.build_stable_diffusion(folder, "epsilon", checked=True)
+    return folder
+
+
+@pytest.fixture
+def model(folder):
+    """A model with changes."""
+    common = {"name": "sd15", "label": "SD", "path": str(folder), "variant": "fp16", "dtype": "float32", "image_size": 64,
+              "steps": 2, "guidance": 3.0}  # fmt: skip
+    return lambda **changes: TextToImageModel.model_validate({**common, **changes})
+
+
+def drawn(model):
+    return generate_batch(load_pipeline(model), model, ["a dog"], [3]).images
+
+
+def test_what_the_safety_checker_takes_is_lost_and_says_so(model):
+    pipeline = load_pipeline(model())
+    assert [row["lost"] for row in generate_rows(pipeline, 0, model(), ROWS)] == ["", ""]
+    pipeline.safety_checker.concept_embeds_weights.data.fill_(-2.0)  # every cosine is above
+    rows = generate_rows(pipeline, 0, model(), ROWS)
+    assert [(row["lost"], row["image"]) for row in rows] == [("safety checker", None)] * 2
+
+
+def test_another_scheduler_keeps_the_noise_schedule_and_draws_otherwise(model):
+    scheduler = {"name": "EulerDiscreteScheduler", "arguments": {"use_karras_sigmas": True}}
+    pipeline = load_pipeline(model(scheduler=scheduler))
+    assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert (pipeline.scheduler.config.beta_schedule, pipeline.scheduler.config.use_karras_sigmas) == ("scaled_linear", True)
+    assert not np.array_equal(drawn(model(scheduler=scheduler)), drawn(model()))
+    with pytest.raises(StudyError, match="EulerDiscreteScheduler takes no argument 'use_karras_sigma'"):
+        load_pipeline(model(scheduler={**scheduler, "arguments": {"use_karras_sigma": True}}))
+    with pytest.raises(StudyError, match="scheduler 'UNet2DModel' is no scheduler of diffusers"):
+        load_pipeline(model(scheduler={"name": "UNet2DModel"}))
+
+
+def test_a_lora_is_laid_over_the_weights_with_its_scale(model, tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = load_pipeline(model()).unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = {name: 30 * tensor for name, tensor in get_peft_model_state_dict(unet).items()}
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+    full, none = ({"path": str(tmp_path), "scale": scale} for scale in (1.0, 0.0))
+    plain = drawn(model())
+    assert np.abs(drawn(model(lora=full)) - plain).max() > 0.01
+    np.testing.assert_allclose(drawn(model(lora=none)), plain, atol=1e-5)
+    with pytest.raises(StudyError, match=r"model 'sd15', lora: .* does not load"):
+        load_pipeline(model(lora={"path": str(tmp_path), "file": "other.safetensors"}))
+
+
+def test_another_unet_takes_the_place_of_the_pipelines_own(model, tmp_path):
+    tiny_repos.build_unet(tmp_path, seed=7)
+    other = load_pipeline(model(unet={"path": str(tmp_path), "subfolder": "unet"})).unet
+    torch.manual_seed(7)
+    torch.testing.assert_close(other.conv_in.weight.contiguous(), tiny_repos.unet().conv_in.weight)
+
+
+def test_an_argument_that_the_pipeline_does_not_take_is_named(model):
+    with pytest.raises(
+        StudyError, match=r"model 'sd15': StableDiffusionPipeline takes no argument 'colour'; it takes prompt, height"
+    ):
+        drawn(model(arguments={"colour": "red"}))
+    with pytest.raises(StudyError, match="the argument 'num_inference_steps' is set by the study itself"):
+        drawn(model(arguments={"num_inference_steps": 3}))
+
+
+def test_a_two_stage_pipeline_takes_its_prior_and_another_scheduler(tmp_path):
+    tiny_repos.build_kandinsky(tmp_path / "decoder")
+    tiny_repos.build_kandinsky_prior(tmp_path / "prior")
+    kandinsky = TextToImageModel.model_validate({
+        "name": "kandinsky", "label": "K", "path": str(tmp_path / "decoder"), "prior": {"path": str(tmp_path / "prior")},
+        "scheduler": {"name": "DDPMScheduler"}, "image_size": 64, "steps": 2, "guidance": 4.0, "variant": "fp16",
+    })  # fmt: skip
+    pipeline = load_pipeline(kandinsky)  # fp16 is asked for where there is none: the plain files serve
+    assert type(pipeline.decoder_pipe.scheduler).__name__ == "DDPMScheduler"
+    with pytest.raises(StudyError, match="PixArtAlphaPipeline has no unet to replace"):
+        tiny_repos.build_pixart(tmp_path / "pixart")
+        tiny_repos.build_unet(tmp_path / "other", seed=1)
+        changes = {"path": str(tmp_path / "pixart"), "prior": None, "scheduler": None}
+        other = {"unet": {"path": str(tmp_path / "other"), "subfolder": "unet"}}
+        load_pipeline(TextToImageModel.model_validate({**kandinsky.model_dump(), **changes, **other}))
+
+
+def test_the_subfolder_of_a_part_is_part_of_what_was_drawn(model, tmp_path):
+    for seed, name in ((1, "a"), (2, "b")):
+        tiny_repos.build_unet(tmp_path / name, seed)
+    prints = {weights_fingerprint(model(unet={"path": str(tmp_path), "subfolder": f"{name}/unet"}).unet) for name in "ab"}
+    assert len(prints) == 2
+
+
+def test_a_full_gpu_is_named_with_what_to_do(model):
+    class Full:
+        dtype, device = torch.float16, torch.device("cuda")
+
+        def __call__(self, *arguments, **settings):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 50; lower it, or set offload: sequential"):
+        generate_batch(Full(), model(), ["a"], [0])
+
+
+@pytest.mark.parametrize(
+    ("offload", "free", "expected"),
+    [("auto", 10**12, "to cuda"), ("auto", 1000, "model"), ("never", 1000, "to cuda"), ("sequential", 10**12, "sequential")],
+)
+def test_parts_wait_in_main_memory_where_the_gpu_is_too_small(model, monkeypatch, offload, free, expected):
+    pipeline, done = load_pipeline(model()), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(type(pipeline), "to", lambda self, device: done.append(f"to {device}"))
+    monkeypatch.setattr(type(pipeline), "enable_model_cpu_offload", lambda self: done.append("model"))
+    monkeypatch.setattr(type(pipeline), "enable_sequential_cpu_offload", lambda self: done.append("sequential"))
+    place(pipeline, model(offload=offload))
+    assert done == [expected]
