@@ -7,6 +7,7 @@ study          the study file and its paths
 artifacts      atomic, fingerprinted, resumable outputs with a JSON header
 hub            files from the hub: pinned, chosen, checked
 scenes         OpenMoji Scenes, the embedded data-generating process
+scene_pairs    which scene each pair shows, and whose caption it carries
 images         image files, decoded under limits
 downloads      images from links, politely
 sources        where pairs come from: scenes, folders, sets, links
@@ -14,6 +15,7 @@ pairs          image-caption pairs, one schema for every source
 pipelines      diffusers pipelines: put together, placed, asked for images
 generation     every caption through every model, kept batch by batch
 elsewhere      images that another program made
+perfect        the generator without faults: fresh draws of the scenes
 features       the backbone's tokens, the one image transform
 tokens         where tokens come from (stored or computed), the order training sees them in
 topk           the k largest entries of a matrix product, without the product

@@ -9,10 +9,11 @@ import numpy as np
 
 from blindspots_lib.hub import cached, fetch_config, remembered
 from blindspots_lib.images import SUFFIXES
-from blindspots_lib.parts import MadeElsewhere, SAEConfig, ScenePairs, TextToImageModel, Weights
+from blindspots_lib.parts import MadeElsewhere, PerfectGenerator, SAEConfig, ScenePairs, TextToImageModel, Weights
 from blindspots_lib.study import Study, StudyError, resolve, runs_folder
 
 PHOTO_BYTES = 120_000  # of a photograph with a short side of 512 pixels, as JPEG; an average
+SCENE_BYTES = 8_000  # of a PNG of a scene
 PNG_BYTES_A_PIXEL = 1.6  # of a generated image; an average
 CODE_BYTES = 6  # of one active concept of a token: its index and its value
 CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs, whose difference is the time of two steps
@@ -68,10 +69,11 @@ def n_corpus(study: Study) -> int:
 def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
     """Bytes on disk of each kind of output."""
     n, sources = n_pairs(study), 1 + len(study.models)
-    pair = 8_000 if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
+    pair = SCENE_BYTES if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
     active = study.sae.k or 16
     made = sum(PNG_BYTES_A_PIXEL * model.image_size**2 for model in study.pipelines)
     made += sum(PHOTO_BYTES for model in study.models if isinstance(model, MadeElsewhere))
+    made += sum(SCENE_BYTES for model in study.models if isinstance(model, PerfectGenerator))
     n_kept = (n * sources + n_corpus(study)) if study.backbone.keep_tokens else 0
     kept = 2.0 * n_kept * tokens * width
     return [

@@ -15,6 +15,7 @@ from blindspots_lib.memorization import extreme_pairs
 from blindspots_lib.parts import ScenePairs
 from blindspots_lib.plotting import NAMED_FROM, embed_dictionary
 from blindspots_lib.results import Results
+from blindspots_lib.scene_pairs import place_of
 from blindspots_lib.scenes import OBJECTS, draw_scene, patch_owners
 from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource
@@ -55,7 +56,7 @@ def owned_tokens(
     if not isinstance(study.pairs, ScenePairs):
         return None
     side = real.layout.patches_per_side
-    owners = np.stack([patch_owners(study.pairs.seed, i, side) for i in range(study.pairs.n)])
+    owners = np.stack([patch_owners(*place_of(study.pairs, i), side) for i in range(study.pairs.n)])
     frequent = np.argsort(-np.bincount(owners[owners >= 0], minlength=len(OBJECTS)), kind="stable")[:n_objects]
     rng = np.random.default_rng(study.analysis.seed)
     places = [rng.permutation(np.argwhere(owners == kind))[:per_object] for kind in frequent]

@@ -81,7 +81,7 @@ class Excess(NamedTuple):
 
 
 def nearer_than_real(table: pd.DataFrame, model: str, chance: float = 0.01) -> Excess:
-    """Share of a model's generations above the similarity that the share `chance` of real images exceeds."""
+    """Share of a model's generations above the similarity that the share `chance` of real images exceeds, by unseen ones."""
     from scipy.stats import binomtest
 
     threshold = table.drop_duplicates("pair_id")["training_similarity_real"].quantile(1 - chance)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from blindspots_lib.artifacts import Artifact, read_json, replacing, shard_path, write_json
 from blindspots_lib.images import centre_square, decode_image, stored_bytes
 from blindspots_lib.parts import FolderPairs, LinkedPairs, ScenePairs, contents
+from blindspots_lib.scene_pairs import caption_owners, place_of
 from blindspots_lib.scenes import DEFAULT_PRIOR
 from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, corpus_inputs, open_source, pinned, source_inputs
 from blindspots_lib.study import Study, StudyError
@@ -73,7 +74,8 @@ def count_images(path: Path) -> int:
 def pairs_artifact(study: Study) -> Artifact:
     """The output folder of `collect_pairs`."""
     config = contents(study.pairs, "path", "n_connections", "timeout")
-    code = () if isinstance(study.pairs, LinkedPairs) else ("pairs", "scenes", "sources")  # dead links do not come back
+    links = isinstance(study.pairs, LinkedPairs)  # dead ones do not come back, whatever becomes of the code
+    code = () if links else ("pairs", "scene_pairs", "scenes", "sources")
     return Artifact(study.folder / "pairs", study.name, config, source_inputs(study.pairs), code)
 
 
@@ -101,9 +103,16 @@ def collect_pairs(study: Study) -> Artifact:
                 break
     if len(ids) < (study.pairs.n or 1):
         raise StudyError(f"pairs.n = {study.pairs.n}: the source has only {len(ids)} pairs; lower it")
-    prior = {"prior": asdict(DEFAULT_PRIOR)} if isinstance(study.pairs, ScenePairs) else {}
-    artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost, **prior)
+    process = process_facts(study.pairs) if isinstance(study.pairs, ScenePairs) else {}
+    artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost, **process)
     return artifact
+
+
+def process_facts(config: ScenePairs) -> dict:
+    """What is known of pairs that were drawn: the prior, and which of them carry the caption of which other."""
+    owners = {position: int(owner) for position, owner in enumerate(caption_owners(config)) if owner != position}
+    noise = {place_of(config, position).pair_id: place_of(config, owner).pair_id for position, owner in owners.items()}
+    return {"prior": asdict(DEFAULT_PRIOR), "caption_noise": noise}
 
 
 class Progress:

@@ -65,13 +65,30 @@ class Weights(Place):
 # -- pairs ---------------------------------------------------------------------------------------------------------------
 
 
+class Scenes(Part):
+    """The first scenes of a corpus."""
+
+    seed: Seed
+    n: Count
+
+
 class ScenePairs(Part):
     """Pairs drawn from OpenMoji Scenes."""
 
     source: Literal["scenes"]
     n: Count  # number of pairs
     seed: Seed  # of the corpus; must differ from the training corpus's
+    public: Scenes | None = None  # the pairs come first that models may have been trained on, as in LAION
+    caption_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of pairs with the caption of another
     shard_size: Count = 250  # pairs a file
+
+    @model_validator(mode="after")
+    def check_sizes(self):
+        if self.public and self.public.n > self.n:
+            raise ValueError(f"pairs.public.n = {self.public.n}: must not exceed pairs.n = {self.n}")
+        if self.public and self.public.seed == self.seed:
+            raise ValueError(f"pairs.public.seed = {self.seed}: must differ from pairs.seed")
+        return self
 
 
 class FolderPairs(Part):
@@ -132,13 +149,6 @@ class LinkedPairs(Place):
 
 
 Pairs = Annotated[ScenePairs | FolderPairs | DatasetPairs | WebdatasetPairs | LinkedPairs, Field(discriminator="source")]
-
-
-class TrainingCorpus(Part):
-    """The scenes that the models were trained on, to look for copies in."""
-
-    seed: Seed
-    n: Count
 
 
 class ImageCorpus(Place):
@@ -209,12 +219,24 @@ class MadeElsewhere(Part):
     images: str  # folder of <pair_id>.png|jpg|webp, or a .csv|.jsonl|.parquet with pair_id and file_name
 
 
+class PerfectGenerator(Part):
+    """Fresh draws of the process that draws the scenes, for the same captions: the model without faults."""
+
+    name: Name
+    label: str
+    draws: Literal["afresh"]
+
+
 def model_kind(content: Any) -> str:
-    return "elsewhere" if "images" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "pipeline"
+    keys = content if isinstance(content, dict) else getattr(content, "__dict__", {})
+    return "elsewhere" if "images" in keys else "perfect" if "draws" in keys else "pipeline"
 
 
 Model = Annotated[
-    Annotated[TextToImageModel, Tag("pipeline")] | Annotated[MadeElsewhere, Tag("elsewhere")], Discriminator(model_kind)
+    Annotated[TextToImageModel, Tag("pipeline")]
+    | Annotated[MadeElsewhere, Tag("elsewhere")]
+    | Annotated[PerfectGenerator, Tag("perfect")],
+    Discriminator(model_kind),
 ]
 
 
@@ -310,4 +332,6 @@ class Stability(Part):
     points_per_candidate: Count = 32  # tokens a centroid that k-means sees
 
 
-TAGS = {"scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "training", "trained"}  # see describe
+TAGS = {  # see describe
+    "scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "perfect", "training", "trained",
+}  # fmt: skip

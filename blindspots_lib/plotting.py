@@ -305,9 +305,9 @@ def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure,
     """How near the nearest training image is: generations beside real images, which nobody copied."""
     excess = {model.name: nearer_than_real(table, model.name) for model in study.models}
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], table["training_similarity_real"]]), bins=60)
-    real = table.drop_duplicates("pair_id")["training_similarity_real"]
-    axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="real images (the level of chance)")
+    real = table.drop_duplicates("pair_id")["training_similarity_real"].dropna()
+    edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], real]), bins=60)
+    axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="unseen real images (the level of chance)")
     for model in study.models:
         values = table.loc[table["model"] == model.name, "training_similarity"]
         axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=model_colour(study, model.name),

@@ -15,7 +15,9 @@ from blindspots_lib.formats import import_sae
 from blindspots_lib.generation import generate_images
 from blindspots_lib.memorization import datapoint_table, nearest_training_images
 from blindspots_lib.pairs import ImageStore, PairTable, collect_corpus, collect_pairs, complete_pairs, read_pair_table
-from blindspots_lib.parts import MadeElsewhere, Model, TrainedSAE, contents
+from blindspots_lib.parts import MadeElsewhere, Model, PerfectGenerator, ScenePairs, TrainedSAE, contents
+from blindspots_lib.perfect import draw_afresh
+from blindspots_lib.scene_pairs import place_of
 from blindspots_lib.stability import compare_runs, describe_runs, train_runs
 from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, open_tokens
@@ -31,9 +33,14 @@ def collect_images(study: Study) -> Sources:
 
 
 def collect_model_images(study: Study, model: Model, pairs: Artifact) -> Artifact:
-    """A model's images: generated here, or made elsewhere and taken in."""
-    take = take_images if isinstance(model, MadeElsewhere) else generate_images
-    return take(study, model, pairs)
+    """A model's images: generated here, made elsewhere and taken in, or drawn afresh."""
+    match model:
+        case MadeElsewhere():
+            return take_images(study, model, pairs)
+        case PerfectGenerator():
+            return draw_afresh(study, model, pairs)
+        case _:
+            return generate_images(study, model, pairs)
 
 
 def collect_tokens(study: Study) -> dict[str, TokenSource]:
@@ -157,8 +164,14 @@ class Results:
             corpus = embed_training_corpus(self.study)
             for source, tokens in collect_tokens(self.study).items():
                 neighbours[source] = nearest_training_images(tokens, corpus, self.rows[source])
+            if isinstance(self.study.pairs, ScenePairs):
+                neighbours["real"].similarity[self.are_public(self.study.pairs)] = np.nan
         matrices = {source: energies.matrix for source, energies in self.energies.items()}
         return datapoint_table(self.pair_ids, matrices, neighbours)
+
+    def are_public(self, config: ScenePairs) -> np.ndarray:
+        """Which of the complete pairs models may have been trained on: (pairs,) bool."""
+        return np.array([place_of(config, int(row)).seed != config.seed for row in self.rows["real"]])
 
     def table_artifact(self, name: str, config: dict, inputs: dict[str, str], code: tuple[str, ...]) -> Artifact:
         return Artifact(self.study.folder / "tables" / name, self.study.name, config, inputs, code)

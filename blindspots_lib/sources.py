@@ -19,6 +19,7 @@ from blindspots_lib.downloads import download_in_order
 from blindspots_lib.hub import naming_hub_errors, patiently
 from blindspots_lib.images import SUFFIXES, encode_png, shrunk
 from blindspots_lib.parts import DatasetPairs, FolderPairs, ImageCorpus, LinkedPairs, Place, ScenePairs, WebdatasetPairs
+from blindspots_lib.scene_pairs import caption_owners, described_scene, place_of
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import StudyError, resolve
 
@@ -44,7 +45,7 @@ def open_source(config, artifact: Artifact, skip: int) -> Candidates:
     """The candidates of a study's pairs from number `skip` on; what must stay the same later is recorded in `artifact`."""
     match config:
         case ScenePairs():
-            return scene_pairs(config, skip)
+            return drawn_pairs(config, skip)
         case FolderPairs():
             return itertools.islice(folder_pairs(config), skip, None)
         case DatasetPairs():
@@ -80,11 +81,13 @@ def corpus_inputs(config: ImageCorpus) -> dict[str, str]:
     return {"files": fingerprint_of(sorted(names))}
 
 
-def scene_pairs(config: ScenePairs, skip: int) -> Candidates:
-    for index in range(skip, config.n):
-        scene, rendering = draw_scene(config.seed, index)
+def drawn_pairs(config: ScenePairs, skip: int) -> Candidates:
+    owners = caption_owners(config)
+    for position in range(skip, config.n):
+        place = place_of(config, position)
+        scene, rendering = draw_scene(*place)
         concepts = [*scene.objects, (scene.background, 1)]
-        yield Pair(f"scene-{config.seed}-{index:06d}", scene.caption, encode_png(rendering.image),
+        yield Pair(place.pair_id, described_scene(config, int(owners[position])).caption, encode_png(rendering.image),
                    [{"name": name, "count": count} for name, count in concepts])  # fmt: skip
 
 

@@ -16,12 +16,13 @@ from blindspots_lib.parts import (
     Name,
     Pairs,
     Part,
+    PerfectGenerator,
     SAEConfig,
     ScenePairs,
+    Scenes,
     Seed,
     Stability,
     TextToImageModel,
-    TrainingCorpus,
 )  # fmt: skip
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ class Study(Part):
     attribution: str = ""  # owed wherever images of the study are shown
     seed: Seed
     pairs: Pairs
-    training_corpus: TrainingCorpus | None = None
+    training_corpus: Scenes | None = None  # what the models were trained on, to look for copies in
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     backbone: Backbone
     sae: SAE
@@ -61,6 +62,9 @@ class Study(Part):
         if self.stability and not isinstance(self.sae, SAEConfig):
             raise ValueError("stability: trains SAEs again, but this study's SAE comes trained; remove the part")
         scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None
+        perfect = [model.name for model in self.models if isinstance(model, PerfectGenerator)]
+        if perfect and not scenes:
+            raise ValueError(f"models: {perfect[0]!r} draws afresh, which only pairs of source scenes allow; remove it")
         if scenes and self.training_corpus and scenes.seed == self.training_corpus.seed:
             raise ValueError(f"pairs.seed = {scenes.seed}: is the training corpus's; choose another, or nothing is new")
         return self
