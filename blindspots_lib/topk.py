@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ROWS = 1024  # of X in a tile
-COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
+COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 8192}  # rows of V in a tile; measured
 PART = 256  # rows that are turned into integers at a time
-STRIPES = 8  # parts of a tile whose elementwise maximum is searched first
+STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
 SPARE = 2  # candidates that a search in bfloat16 keeps for each of the k that are asked for
+MANY = 4096  # rows of V from which integers pay
 LIMIT = 2**30  # of a bias in the unit of integer products
 FEW = 1 / 64  # of a tile: more candidates than that are dearer than its product in floats
 
@@ -50,8 +51,8 @@ def top_products(
 
 def integers_pay(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], k: int) -> bool:
     """Whether the processor has instructions for products of int8, and few are wanted of many, as the overhead asks."""
-    few_of_many = len(weight) >= COLUMNS[torch.int8] >= 4 * STRIPES * k
-    return few_of_many and x.dtype == torch.float32 and x.device.type == "cpu" and torch.cpu._is_vnni_supported()
+    few_of_many = len(weight) >= MANY >= 4 * STRIPES * k
+    return few_of_many and len(x) > 0 and x.dtype == torch.float32 and x.device.type == "cpu" and torch.cpu._is_vnni_supported()
 
 
 class FloatTiles:
@@ -153,7 +154,7 @@ def search_by_integers(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bi
     centre, middle = x.mean(dim=0), weight[:width].mean(dim=0)
     whole, shift = in_integers(x, centre), x @ middle
     rounding = 4 * x.shape[1] * torch.finfo(x.dtype).eps * (whole.lengths + centre.norm())  # of d sums, for v of length 1
-    memory = torch.empty(min(ROWS, len(x)) * width, dtype=torch.int32)
+    memory = torch.empty(min(ROWS, len(x)) * min(width, len(weight)), dtype=torch.int32)
     best = Largest(torch.zeros(len(x), k, dtype=torch.int64), x.new_full((len(x), k), -torch.inf))
     for column in range(0, len(weight), width):
         some, added = weight[column : column + width], bias[column : column + width]
