@@ -66,7 +66,7 @@ class FloatTiles:
         """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
         weight, bias = weight.to(self.x.dtype), bias.to(self.x.dtype)
         for rows in self.x.split(ROWS):
-            yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), -1))
+            yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), len(weight)))
 
 
 def search_tiles(tiles: FloatTiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
@@ -94,7 +94,7 @@ def largest_of(tile: Shaped[Tensor, "n m"], k: int) -> Largest:
     width = m // STRIPES
     positions = tile.view(n, STRIPES, width).amax(dim=1).topk(k, dim=1).indices
     stripes = torch.arange(STRIPES, device=tile.device) * width
-    columns = (positions[:, :, None] + stripes).view(n, -1)
+    columns = (positions[:, :, None] + stripes).flatten(1)
     values, chosen = tile.gather(1, columns).topk(k, dim=1)
     return Largest(columns.gather(1, chosen), values)
 
