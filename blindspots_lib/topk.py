@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ROWS = 1024  # of X in a tile
-COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 4096}  # rows of V in a tile; measured
+COLUMNS = {torch.float64: 1008, torch.float32: 1008, torch.bfloat16: 4096, torch.int8: 8192}  # rows of V in a tile; measured
 PART = 256  # rows that are turned into integers at a time
-STRIPES = 8  # parts of a tile whose elementwise maximum is searched first
+STRIPES = 16  # parts of a tile whose elementwise maximum is searched first
 SPARE = 2  # candidates that a search in bfloat16 keeps for each of the k that are asked for
+MANY = 4096  # rows of V from which integers pay
 LIMIT = 2**30  # of a bias in the unit of integer products
 FEW = 1 / 64  # of a tile: more candidates than that are dearer than its product in floats
 
@@ -50,8 +51,8 @@ def top_products(
 
 def integers_pay(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], k: int) -> bool:
     """Whether the processor has instructions for products of int8, and few are wanted of many, as the overhead asks."""
-    few_of_many = len(weight) >= COLUMNS[torch.int8] >= 4 * STRIPES * k
-    return few_of_many and x.dtype == torch.float32 and x.device.type == "cpu" and torch.cpu._is_vnni_supported()
+    few_of_many = len(weight) >= MANY >= 4 * STRIPES * k
+    return few_of_many and len(x) > 0 and x.dtype == torch.float32 and x.device.type == "cpu" and torch.cpu._is_vnni_supported()
 
 
 class FloatTiles:
@@ -65,7 +66,7 @@ class FloatTiles:
         """The tiles of some rows of V, for one part of X after the other, each in the place of the last."""
         weight, bias = weight.to(self.x.dtype), bias.to(self.x.dtype)
         for rows in self.x.split(ROWS):
-            yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), -1))
+            yield torch.addmm(bias, rows, weight.T, out=self.memory[: len(rows) * len(weight)].view(len(rows), len(weight)))
 
 
 def search_tiles(tiles: FloatTiles, weight: Float[Tensor, "m d"], bias: Float[Tensor, "m"], k: int) -> Largest:
@@ -93,7 +94,7 @@ def largest_of(tile: Shaped[Tensor, "n m"], k: int) -> Largest:
     width = m // STRIPES
     positions = tile.view(n, STRIPES, width).amax(dim=1).topk(k, dim=1).indices
     stripes = torch.arange(STRIPES, device=tile.device) * width
-    columns = (positions[:, :, None] + stripes).view(n, -1)
+    columns = (positions[:, :, None] + stripes).flatten(1)
     values, chosen = tile.gather(1, columns).topk(k, dim=1)
     return Largest(columns.gather(1, chosen), values)
 
@@ -153,7 +154,7 @@ def search_by_integers(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], bi
     centre, middle = x.mean(dim=0), weight[:width].mean(dim=0)
     whole, shift = in_integers(x, centre), x @ middle
     rounding = 4 * x.shape[1] * torch.finfo(x.dtype).eps * (whole.lengths + centre.norm())  # of d sums, for v of length 1
-    memory = torch.empty(min(ROWS, len(x)) * width, dtype=torch.int32)
+    memory = torch.empty(min(ROWS, len(x)) * min(width, len(weight)), dtype=torch.int32)
     best = Largest(torch.zeros(len(x), k, dtype=torch.int64), x.new_full((len(x), k), -torch.inf))
     for column in range(0, len(weight), width):
         some, added = weight[column : column + width], bias[column : column + width]

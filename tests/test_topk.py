@@ -62,6 +62,13 @@ def test_many_candidates_are_decided_like_few(small_tiles, monkeypatch, share):
     torch.testing.assert_close(search_by_integers(x, weight, bias, 5).values, (x @ weight.T + bias).topk(5).values)
 
 
+@pytest.mark.parametrize("n", [0, 3])
+def test_many_concepts_are_searched_like_few(n):
+    torch.manual_seed(2)
+    x, weight, bias = torch.randn(n, 16), torch.randn(5000, 16), torch.randn(5000)
+    torch.testing.assert_close(top_products(x, weight, bias, 5).values, (x @ weight.T + bias).topk(5).values)
+
+
 def test_a_search_in_bfloat16_decides_in_full_precision(small_tiles):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(40, 64), torch.randn(700, 64) * torch.rand(700, 1) * 5, torch.randn(700)
