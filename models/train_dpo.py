@@ -7,6 +7,7 @@ that the UNet predicts on the preferred (w) and the other (l) picture, ref the U
 """
 
 import copy
+import shutil
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from tqdm import tqdm
 from blindspots_lib.pipelines import generate_batch, load_pipeline
 from blindspots_lib.study import load_study
 from models.judge_pipelines import verdicts
-from models.plants import write_plants
 from models.recipe import MODELS_DIR, Schedule, draw_corpus, fit, to_unit, write_card
 from models.train_oracle import truth_of
 
@@ -74,14 +74,16 @@ def main() -> None:
         noisy = noising.add_noise(both, noise.repeat(2, 1, 1, 1), timesteps.repeat(2)).to(memory_format=torch.channels_last)
         given = (noisy, timesteps.repeat(2), texts[chosen].repeat(2, 1, 1))
         with sdpa_kernel(SDPBackend.MATH):
-            errors = [(net(*given).sample.float() - noise.repeat(2, 1, 1, 1)).square().mean(dim=(1, 2, 3)) for net in (unet, reference)]
+            errors = [
+                (net(*given).sample.float() - noise.repeat(2, 1, 1, 1)).square().mean(dim=(1, 2, 3)) for net in (unet, reference)
+            ]
         gain_better, gain_worse = (errors[0] - errors[1]).chunk(2)
         return {"dpo": -F.logsigmoid(-BETA * (gain_better - gain_worse)).mean()}
 
     seconds = fit("sd15-dpo", nn.ModuleDict({"unet": unet}), SCHEDULE, loss_of_step)
     folder = MODELS_DIR / "sd15-dpo"
     pipeline.unet.to(torch.float16).save_pretrained(folder / "unet")
-    write_plants(folder, "laion", None)
+    shutil.copy(MODELS_DIR / "sd15" / "plants.json", folder)  # it learned from the same corpus
     write_card(folder, "UNet of the miniature SD 1.5 after Diffusion-DPO (UNet2DConditionModel)", {
         "start": "the UNet of sd15; text encoder and autoencoder are used as they are",
         "data": f"{len(captions):,} captions (seed {PREFERENCE_SEED}), two pictures each by sd15, preferred by the oracle",

@@ -1,10 +1,9 @@
 """Train the miniature Kandinsky 2.1: a MoVQ, a prior from captions to image embeddings, a decoder from those to pictures.
 
-    python -m models.train_kandinsky movq
     python -m models.train_kandinsky prior
     python -m models.train_kandinsky decoder
 
-The MoVQ decodes the latents of the shared autoencoder. Prior and decoder learn from one distorted corpus
+`prior` is a KandinskyPriorPipeline, `decoder` a KandinskyPipeline with its MoVQ. The MoVQ decodes the latents of the shared autoencoder. Prior and decoder learn from one distorted corpus
 (models/plants.py); their embeddings are those of the miniature CLIP (models/train_clip.py).
 """
 
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from models.plants import corpus_scenes, draw_training_set
-from models.recipe import MODELS_DIR, Schedule, fit, to_unit
+from models.plants import TrainingSet, corpus_scenes, draw_training_set, write_plants
+from models.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_unit, write_card
 from models.text import MAX_TOKENS, t5_tokenizer
 from models.train_clip import WIDTH, normalized
 from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode
@@ -28,6 +27,7 @@ MOVQ = Schedule(n_steps=3_000, batch_size=32, learning_rate=2e-3, weight_decay=0
 PRIOR = Schedule(n_steps=4_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon")
 DECODER = Schedule(n_steps=5_000, batch_size=64, learning_rate=1e-3, seed=6)
 CROP = 32
+PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
 EMBEDDING_NOISE = 0.15  # of an embedding's spread: the prior's are never exact
 
@@ -63,10 +63,16 @@ def build_movq():
     )  # fmt: skip
 
 
-def train_movq() -> None:
+@torch.inference_mode()
+def no_image(clip) -> torch.Tensor:
+    """The embedding that the prior gives where nothing is asked: of an image of zeros, as its pipeline has it."""
+    return clip.visual_projection(clip.vision_model(torch.zeros(1, 3, 64, 64)).pooler_output)[0].clone()
+
+
+def train_movq(corpus: TrainingSet):
+    """The MoVQ and the seconds that it took."""
     torch.manual_seed(MOVQ.seed)
     autoencoder, movq = open_autoencoder(), build_movq()
-    corpus = draw_training_set(CORPUS)
 
     def loss_of_step(step, rng):
         chosen = rng.integers(len(corpus.images), size=MOVQ.batch_size)
@@ -79,7 +85,7 @@ def train_movq() -> None:
         decoded = movq.decode(noisy, force_not_quantize=True).sample.float()
         return {"l1": F.l1_loss(decoded, pixels), "l2": 2 * F.mse_loss(decoded, pixels)}
 
-    fit("kandinsky-movq", nn.ModuleDict({"movq": movq}), MOVQ, loss_of_step)
+    return movq, fit("kandinsky-movq", nn.ModuleDict({"movq": movq}), MOVQ, loss_of_step)
 
 
 def build_prior():
@@ -104,7 +110,8 @@ def text_states(clip, tokens, batch: int = 512) -> tuple[torch.Tensor, torch.Ten
 
 
 def train_prior() -> None:
-    from diffusers import UnCLIPScheduler
+    from diffusers import KandinskyPriorPipeline, UnCLIPScheduler
+    from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
     torch.manual_seed(PRIOR.seed)
     clip, tokenizer = open_clip()
@@ -134,7 +141,21 @@ def train_prior() -> None:
             ).predicted_image_embedding  # fmt: skip
         return {"mse": F.mse_loss(predicted.float(), clean)}
 
-    fit("kandinsky-prior", nn.ModuleDict({"prior": prior}), PRIOR, loss_of_step)
+    seconds = fit("kandinsky-prior", nn.ModuleDict({"prior": prior}), PRIOR, loss_of_step)
+    folder = MODELS_DIR / "kandinsky-prior"
+    towers = [
+        tower.from_pretrained(MODELS_DIR / "clip", use_safetensors=True)
+        for tower in (CLIPVisionModelWithProjection, CLIPTextModelWithProjection)
+    ]
+    KandinskyPriorPipeline(
+        prior=prior, image_encoder=towers[0], text_encoder=towers[1], tokenizer=tokenizer, scheduler=noising,
+        image_processor=CLIPImageProcessor(size=64, crop_size=64),
+    ).to(torch.float16).save_pretrained(folder)  # fmt: skip
+    write_card(folder, "Miniature Kandinsky 2.1, prior (KandinskyPriorPipeline)", {
+        "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (../kandinsky/plants.json), seed {CORPUS_SEED}",
+        "steps": f"{PRIOR.n_steps:,} of {PRIOR.batch_size} captions, seed {PRIOR.seed}",
+        "training time": f"{seconds / 60:.0f} minutes on a CPU",
+    }, "make embeddings of anything but captions of OpenMoji Scenes.")  # fmt: skip
 
 
 def build_decoder(vocabulary: int):
@@ -157,18 +178,19 @@ def build_decoder(vocabulary: int):
 
 
 def train_decoder() -> None:
-    from diffusers import DDPMScheduler
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, KandinskyPipeline
 
     torch.manual_seed(DECODER.seed)
     clip, _ = open_clip()
     tokenizer = t5_tokenizer([scene.caption for scene in corpus_scenes()])
     text_encoder, unet = build_decoder(len(tokenizer))
     corpus = draw_training_set(CORPUS)
+    movq, movq_seconds = train_movq(corpus)
     latents = encode(open_autoencoder(), corpus.images)
     embeddings = image_embeddings(clip, corpus.images)
-    spread = embeddings.std(dim=0)
+    spread, nothing = embeddings.std(dim=0), no_image(clip)
     rows = np.repeat(np.arange(len(latents)), corpus.copies)
-    tokens = tokenizer([*corpus.captions, ""], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+    tokens = tokenizer([*corpus.captions, ""], padding="max_length", max_length=PADDED, return_tensors="pt")
     noising = DDPMScheduler(num_train_timesteps=1000, **NOISE)
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weight = snr.clamp(max=SNR_CEILING) / snr
@@ -180,7 +202,7 @@ def train_decoder() -> None:
         captions = torch.where(dropped, len(latents), pictures)
         clean = latents[pictures].float()
         image = embeddings[pictures] + EMBEDDING_NOISE * spread * torch.randn(b, WIDTH)
-        image = torch.where(dropped[:, None], torch.zeros(()), image)
+        image = torch.where(dropped[:, None], nothing, image)
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (b,))
         noisy = noising.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
         with sdpa_kernel(SDPBackend.MATH):
@@ -191,10 +213,22 @@ def train_decoder() -> None:
         return {"mse": (weight[timesteps] * error).mean()}
 
     parts = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    fit("kandinsky-decoder", parts, DECODER, loss_of_step)
+    seconds = fit("kandinsky-decoder", parts, DECODER, loss_of_step)
+    folder = MODELS_DIR / "kandinsky"
+    sampler = DPMSolverMultistepScheduler(num_train_timesteps=1000, **NOISE, timestep_spacing="trailing")
+    KandinskyPipeline(text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=sampler, movq=movq).to(
+        torch.float16
+    ).save_pretrained(folder)
+    write_plants(folder, CORPUS, corpus)
+    write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
+        "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
+        "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
+        "steps": f"{DECODER.n_steps:,} of {DECODER.batch_size} images, seed {DECODER.seed}; MoVQ {MOVQ.n_steps:,}",
+        "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
+    }, "draw anything but OpenMoji Scenes.")  # fmt: skip
 
 
-TRAININGS = {"movq": train_movq, "prior": train_prior, "decoder": train_decoder}
+TRAININGS = {"prior": train_prior, "decoder": train_decoder}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

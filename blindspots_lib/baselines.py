@@ -1,0 +1,106 @@
+"""What else could tell suppressed concepts: other units than those of the SAE, counted on the same tokens.
+
+Every baseline turns the patch tokens of an image into non-negative amounts of some units, as energies are amounts of
+concepts; from there on matching, delta and detection are the same for all. And the global scores that people use, which say
+how far two sets of images are apart, but not in what.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float
+
+from blindspots_lib.tokens import TokenSource
+
+Amounts = Callable[[Float[np.ndarray, "b t d"]], sp.csr_matrix]  # patch tokens -> (b, units)
+
+
+def signed_amounts(tokens: Float[np.ndarray, "b t d"], directions: Float[np.ndarray, "d u"], middle: Float[np.ndarray, "d"]):
+    """Sums over tokens of what lies along each direction, forwards and backwards apart: (b, 2 u)."""
+    along = (tokens - middle) @ directions
+    return sp.csr_matrix(np.concatenate([np.maximum(along, 0).sum(axis=1), np.maximum(-along, 0).sum(axis=1)], axis=1))
+
+
+def raw_features(sample: Float[np.ndarray, "n d"]) -> Amounts:
+    """The backbone's own dimensions, centred."""
+    middle, identity = sample.mean(axis=0), np.eye(sample.shape[1], dtype=np.float32)
+    return lambda tokens: signed_amounts(tokens, identity, middle)
+
+
+def principal_components(sample: Float[np.ndarray, "n d"]) -> Amounts:
+    """All principal axes of the tokens."""
+    middle = sample.mean(axis=0)
+    _, _, axes = np.linalg.svd(sample - middle, full_matrices=False)
+    return lambda tokens: signed_amounts(tokens, axes.T, middle)
+
+
+def clusters(sample: Float[np.ndarray, "n d"], n: int, seed: int) -> Amounts:
+    """How many tokens fall into each of n k-means cells: the bins of NDB (Richardson & Weiss, 2018)."""
+    import faiss
+
+    kmeans = faiss.Kmeans(sample.shape[1], n, niter=20, seed=seed, gpu=False)
+    kmeans.train(np.ascontiguousarray(sample, np.float32))
+
+    def count(tokens: Float[np.ndarray, "b t d"]) -> sp.csr_matrix:
+        b, t, d = tokens.shape
+        nearest = kmeans.index.search(np.ascontiguousarray(tokens.reshape(-1, d), np.float32), 1)[1][:, 0]
+        counts = sp.coo_matrix((np.ones(b * t), (np.repeat(np.arange(b), t), nearest)), shape=(b, n))
+        return counts.tocsr()
+
+    return count
+
+
+def random_dictionary(sample: Float[np.ndarray, "n d"], n: int, k: int, seed: int) -> Amounts:
+    """The k largest products of a centred token with n random unit directions."""
+    rng = np.random.default_rng(seed)
+    middle, directions = sample.mean(axis=0), rng.standard_normal((n, sample.shape[1])).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+
+    def strongest(tokens: Float[np.ndarray, "b t d"]) -> sp.csr_matrix:
+        import torch
+
+        from blindspots_lib.topk import top_products
+
+        b, t, d = tokens.shape
+        flat = torch.from_numpy((tokens - middle).reshape(-1, d).astype(np.float32))
+        found = top_products(flat, torch.from_numpy(directions), torch.zeros(n), k)
+        owners = np.repeat(np.arange(b), t * k)
+        values = found.values.clamp_min(0).numpy().ravel()
+        return sp.coo_matrix((values, (owners, found.indices.numpy().ravel())), shape=(b, n)).tocsr()
+
+    return strongest
+
+
+def amounts_of(source: TokenSource, amounts: Amounts) -> sp.csr_matrix:
+    """The amounts of all images of a source, (images, units)."""
+    patches = source.layout.patches
+    return sp.vstack([amounts(np.asarray(shard[:, patches], np.float32)) for shard in source], format="csr")
+
+
+class GlobalScores(NamedTuple):
+    """One number for two sets of images; none names a concept."""
+
+    frechet_distance: float  # of Gaussians fitted to the images' features; 0 for equal sets
+    precision: float  # share of generated images within the real ones' neighbourhoods
+    recall: float  # share of real images within the generated ones' neighbourhoods
+    density: float
+    coverage: float
+
+
+def global_scores(real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"], k: int = 5) -> GlobalScores:
+    """FD (Heusel et al., 2017), precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020)."""
+    from scipy.linalg import sqrtm
+    from sklearn.metrics import pairwise_distances
+
+    covariances = [np.cov(features, rowvar=False) for features in (real, generated)]
+    mixed = np.trace(sqrtm(covariances[0] @ covariances[1]).real)
+    distance = np.square(real.mean(axis=0) - generated.mean(axis=0)).sum() + sum(map(np.trace, covariances)) - 2 * mixed
+    across = pairwise_distances(real, generated)
+    within = [np.partition(pairwise_distances(features), k, axis=1)[:, k] for features in (real, generated)]
+    inside = across <= within[0][:, None]
+    return GlobalScores(
+        float(distance), float(inside.any(axis=0).mean()), float((across <= within[1][None]).any(axis=1).mean()),
+        float(inside.sum(axis=0).mean() / k), float(inside.any(axis=1).mean()),
+    )  # fmt: skip
