@@ -122,8 +122,10 @@ def fit(
                 log.write(json.dumps(row) + "\n")
         now = time.monotonic()
         if now - saved > CHECKPOINT_SECONDS or step + 1 == schedule.n_steps:
-            state = {"modules": modules.state_dict(), "step": step + 1,
-                     "optimizers": [optimizer.state_dict() for optimizer in optimizers], "seconds": earlier + now - started}  # fmt: skip
+            state = {
+                "modules": modules.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "step": step + 1, "seconds": earlier + now - started,
+            }  # fmt: skip
             torch.save(state, folder / "checkpoint.partial")
             os.replace(folder / "checkpoint.partial", folder / "checkpoint.pt")
             saved = now

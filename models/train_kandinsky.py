@@ -3,8 +3,9 @@
     python -m models.train_kandinsky prior
     python -m models.train_kandinsky decoder
 
-`prior` is a KandinskyPriorPipeline, `decoder` a KandinskyPipeline with its MoVQ. The MoVQ decodes the latents of the shared autoencoder. Prior and decoder learn from one distorted corpus
-(models/plants.py); their embeddings are those of the miniature CLIP (models/train_clip.py).
+`prior` is a KandinskyPriorPipeline, `decoder` a KandinskyPipeline with its MoVQ, which decodes the latents of the shared
+autoencoder. Both learn from one distorted corpus (models/plants.py); their embeddings are those of the miniature CLIP
+(models/train_clip.py).
 """
 
 import argparse
@@ -152,7 +153,7 @@ def train_prior() -> None:
         image_processor=CLIPImageProcessor(size=64, crop_size=64),
     ).to(torch.float16).save_pretrained(folder)  # fmt: skip
     write_card(folder, "Miniature Kandinsky 2.1, prior (KandinskyPriorPipeline)", {
-        "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (../kandinsky/plants.json), seed {CORPUS_SEED}",
+        "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}', seed {CORPUS_SEED}",
         "steps": f"{PRIOR.n_steps:,} of {PRIOR.batch_size} captions, seed {PRIOR.seed}",
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
     }, "make embeddings of anything but captions of OpenMoji Scenes.")  # fmt: skip
