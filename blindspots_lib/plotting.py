@@ -192,6 +192,7 @@ def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[st
                 xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
     axes[-1].set_title("All models")
     axes[-1].tick_params(axis="y", rotation=0)
+    plt.setp(axes[-1].get_xticklabels(), rotation=25, ha="right")
     return figure, correlations
 
 
