@@ -183,8 +183,8 @@ def plot_cross_model(
                      c=energy_ratio(both, first.name), cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
         c, d = (of[f"{first.name}~{other.name}"] for of in (correlations, apart))
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
-                 title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}], {c.n_concepts} concepts\n"
-                       f"disjoint pairs: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}], {d.n_concepts} concepts")  # fmt: skip
+                 title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
+                       f"disjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]")  # fmt: skip
     names = [model.name for model in study.models]
     matrix = np.eye(len(names))
     for i, a in enumerate(names):

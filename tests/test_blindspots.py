@@ -155,7 +155,7 @@ def test_apart_only_faults_agree():
     apart = correlate_apart(energies, ANALYSIS)
     assert correlate_models(table, "faultless", "another").low > 0.2  # by the chance in the real images alone
     assert apart["faultless~another"].low < 0 < apart["faultless~another"].high
-    assert apart["faulty~as faulty"].low > 0.4
+    assert apart["faulty~as faulty"].low > 0.2
 
 
 def test_rare_concepts_that_err_most_give_a_negative_correlation():
