@@ -1,5 +1,6 @@
 """Energy differences delta(k): which concepts a model suppresses or exaggerates, how surely, and across models."""
 
+import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -177,6 +178,33 @@ def correlate_models(table: pd.DataFrame, first: str, second: str) -> Correlatio
     ranked = table[table[f"ranked_{first}"] & table[f"ranked_{second}"]]
     both = pd.DataFrame({"first": energy_ratio(ranked, first), "second": energy_ratio(ranked, second)}).dropna()
     return with_interval(both["first"].corr(both["second"]), len(both))
+
+
+def correlate_apart(energies: Mapping[str, Energies], analysis: Analysis) -> dict[str, Correlation]:
+    """The same for each two models, "first~second", each of them measured on its own half of the pairs.
+
+    On the same pairs two models are compared with the same real images, whose chance makes even a generator without
+    faults agree with any other. Halves have nothing in common but the models' faults; they are also noisier.
+    """
+    n_pairs = energies["real"].matrix.shape[0]
+    order = np.random.default_rng(analysis.seed).permutation(n_pairs)
+    ratios = {
+        model: [half_ratio(source.matrix[half], energies["real"].matrix[half], analysis) for half in np.array_split(order, 2)]
+        for model, source in energies.items()
+        if model != "real"
+    }
+    correlations = {}
+    for first, second in itertools.combinations(ratios, 2):
+        both = pd.DataFrame({"first": ratios[first][0], "second": ratios[second][1]}).dropna()
+        correlations[f"{first}~{second}"] = with_interval(both["first"].corr(both["second"]), len(both))
+    return correlations
+
+
+def half_ratio(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Float[np.ndarray, "k"]:
+    """E' / (E + E') over some pairs; nan where a concept fires on too few of them."""
+    means = (np.asarray(side.mean(axis=0, dtype=np.float64)).ravel() for side in (generated, real))
+    ranked = generated.getnnz(axis=0) + real.getnnz(axis=0) >= analysis.min_images
+    return np.where(ranked, energy_difference(*means), np.nan)
 
 
 def correlate_error_with_frequency(firings: Int[np.ndarray, "k"], deltas: Float[np.ndarray, "k"]) -> Correlation:

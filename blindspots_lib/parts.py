@@ -267,7 +267,7 @@ class SAEConfig(Part):
     batch_size: Count = 2048  # tokens a step
     buffer_size: Count = 262_144  # tokens held in memory and shuffled together
     points_per_candidate: Count = 128  # tokens a centroid that k-means sees
-    search: Literal["float32", "bfloat16"] = "float32"  # of the products that look for the largest codes
+    search: Literal["float32", "bfloat16"] = "float32"  # bfloat16: coarser, for processors without fast products of int8
     precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6

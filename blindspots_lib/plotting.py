@@ -164,7 +164,9 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
     return figure
 
 
-def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
+def plot_cross_model(
+    study: Study, table: pd.DataFrame, apart: Mapping[str, Correlation]
+) -> tuple[Figure, dict[str, Correlation]]:
     """delta(k) of the first model against each other model, r in each panel; and the matrix of all correlations."""
     first, others = study.models[0], study.models[1:]
     n = len(others) + 1
@@ -179,20 +181,22 @@ def plot_cross_model(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[st
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
         axis.scatter(energy_ratio(both, first.name), energy_ratio(both, other.name), s=sizes, alpha=0.5, linewidths=0,
                      c=energy_ratio(both, first.name), cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
-        c = correlations[f"{first.name}~{other.name}"]
+        c, d = (of[f"{first.name}~{other.name}"] for of in (correlations, apart))
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
-                 title=f"r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}], {c.n_concepts} concepts")  # fmt: skip
+                 title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
+                       f"disjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]")  # fmt: skip
     names = [model.name for model in study.models]
     matrix = np.eye(len(names))
     for i, a in enumerate(names):
         for j, b in enumerate(names[i + 1 :], start=i + 1):
-            matrix[i, j] = matrix[j, i] = correlations[f"{a}~{b}"].r
+            matrix[i, j], matrix[j, i] = apart[f"{a}~{b}"].r, correlations[f"{a}~{b}"].r
     labels = [model.label for model in study.models]
     sns.heatmap(matrix, ax=axes[-1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
                 xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
-    axes[-1].set_title("All models")
+    axes[-1].set_title("below the diagonal: same pairs\nabove: disjoint pairs")
     axes[-1].tick_params(axis="y", rotation=0)
-    return figure, correlations
+    plt.setp(axes[-1].get_xticklabels(), rotation=25, ha="right")
+    return figure, correlations | {f"{names}, disjoint pairs": c for names, c in apart.items()}
 
 
 def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:

@@ -74,7 +74,7 @@ def main() -> None:
     corpus = draw_corpus(JUDGE_SEED, N_CAPTIONS)
     truth = truth_of(corpus)
     ceiling = shares_right(verdicts(oracle, corpus.images), truth)
-    for model in load_study("mini").models:
+    for model in load_study("mini").pipelines:
         images, rate = generate_heldout(model, corpus)
         shares = shares_right(verdicts(oracle, images), truth)
         facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}

@@ -7,6 +7,7 @@ from scipy.stats import pearsonr, skew
 from blindspots_lib.blindspots import (
     bootstrap_weights,
     concept_table,
+    correlate_apart,
     correlate_error_with_frequency,
     correlate_models,
     distribution_shape,
@@ -134,6 +135,27 @@ def test_correlation_is_pearsons_over_concepts_ranked_for_both():
     interval = reference.confidence_interval(0.95)
     assert (result.r, result.n_concepts) == (pytest.approx(reference.statistic), 25)
     assert (result.low, result.high) == (pytest.approx(interval.low, abs=1e-3), pytest.approx(interval.high, abs=1e-3))
+
+
+def test_apart_only_faults_agree():
+    rng = np.random.default_rng(3)
+
+    def draw(factor):
+        return one_token_images((rng.exponential(1.0, (120, 300)) * (rng.random((120, 300)) < 0.15) * factor).tolist())
+
+    suppressed = np.where(np.arange(300) < 60, 0.2, 1.0)
+    energies = {
+        "real": draw(1),
+        "faultless": draw(1),
+        "another": draw(1),
+        "faulty": draw(suppressed),
+        "as faulty": draw(suppressed),
+    }
+    table = concept_table(energies, ANALYSIS, [("", np.nan)] * 300)
+    apart = correlate_apart(energies, ANALYSIS)
+    assert correlate_models(table, "faultless", "another").low > 0.2  # by the chance in the real images alone
+    assert apart["faultless~another"].low < 0 < apart["faultless~another"].high
+    assert apart["faulty~as faulty"].low > 0.2
 
 
 def test_rare_concepts_that_err_most_give_a_negative_correlation():
