@@ -8,6 +8,7 @@ from blindspots_lib.hub import fetch, fetch_file, naming_hub_errors, patiently
 from blindspots_lib.parts import (
     DatasetPairs,
     FolderPairs,
+    ImageCorpus,
     LinkedPairs,
     MadeElsewhere,
     Place,
@@ -44,7 +45,7 @@ def looks(study: Study) -> Iterator[Callable[[], object]]:
         if isinstance(model, MadeElsewhere):
             yield lambda model=model: check_elsewhere(study, model)
     if isinstance(study.sae, SAEConfig):
-        if study.sae.corpus:
+        if isinstance(study.sae.corpus, ImageCorpus):
             yield lambda: next(corpus_images(study.sae.corpus, unpinned(study.sae.corpus), 0), None)
     elif study.sae.path:
         yield lambda: check_file(study.sae)

@@ -7,9 +7,10 @@ from jaxtyping import Float, Float16
 
 from blindspots_lib.artifacts import Artifact, shard_path
 from blindspots_lib.features import open_array, save_array
+from blindspots_lib.hub import fetch, weights_fingerprint
 from blindspots_lib.images import decode_image, stored_bytes
 from blindspots_lib.pairs import read_shard, shards_of
-from blindspots_lib.study import Study, resolve
+from blindspots_lib.study import Study
 
 
 class Verdicts(NamedTuple):
@@ -26,12 +27,13 @@ def judge_images(study: Study, source: str, images: Artifact) -> Artifact:
     """The verdicts on all images of a source, one (b, labels) float16 .npy a shard; nan for a lost image."""
     from transformers import ResNetForImageClassification
 
-    folder = resolve(study.validation.oracle)
-    artifact = Artifact(study.folder / "verdicts" / source, study.name, {}, {"images": images.fingerprint}, ("oracle",))
+    weights = study.validation.oracle
+    inputs = {"images": images.fingerprint, "oracle": weights_fingerprint(weights)}
+    artifact = Artifact(study.folder / "verdicts" / source, study.name, {}, inputs, ("oracle",))
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    oracle = ResNetForImageClassification.from_pretrained(folder, use_safetensors=True).eval()
+    oracle = ResNetForImageClassification.from_pretrained(fetch(weights), use_safetensors=True).eval()
     for index, path in enumerate(shards_of(images)):
         target = shard_path(artifact.folder, index, "npy")
         if not target.exists():

@@ -16,7 +16,7 @@ from blindspots_lib.images import centre_square, decode_image, stored_bytes
 from blindspots_lib.parts import FolderPairs, LinkedPairs, ScenePairs, contents
 from blindspots_lib.scene_pairs import caption_owners, place_of
 from blindspots_lib.scenes import DEFAULT_PRIOR
-from blindspots_lib.sources import Candidates, Lost, Pair, corpus_images, corpus_inputs, open_source, pinned, source_inputs
+from blindspots_lib.sources import Candidates, Lost, Pair, corpus_inputs, open_corpus, open_source, source_inputs
 from blindspots_lib.study import Study, StudyError
 
 
@@ -169,15 +169,14 @@ def find_fault(pair: Pair, ids: set[str]) -> Fault | None:
 def collect_corpus(study: Study) -> Artifact:
     """The images that a study's SAE learns from, if not the real ones: named where they lie, or copied from a set."""
     config = study.sae.corpus
-    artifact = Artifact(
-        study.folder / "corpus", study.name, contents(config, "path"), corpus_inputs(config), ("pairs", "sources")
-    )
+    code = ("pairs", "sources", "scenes")
+    artifact = Artifact(study.folder / "corpus", study.name, contents(config, "path"), corpus_inputs(config), code)
     if artifact.is_complete():
         return artifact
     artifact.begin()
     finished = shards_of(artifact)
     n = sum(len(read_shard(path, ["pair_id"])) for path in finished)
-    cells = corpus_images(config, pinned(config, artifact), skip=n)
+    cells = open_corpus(config, artifact, skip=n)
     with tqdm(total=config.n, initial=n, desc="corpus", unit="image") as bar:
         for index in itertools.count(len(finished)):
             batch = list(itertools.islice(cells, config.shard_size))

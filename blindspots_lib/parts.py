@@ -170,6 +170,24 @@ class ImageCorpus(Place):
         return self
 
 
+class SceneCorpus(Scenes):
+    """The first scenes of a corpus of their own that an SAE learns from."""
+
+    source: Literal["scenes"]
+    shard_size: Count = 1000
+
+
+def corpus_kind(content: Any) -> str:
+    return (
+        "scenes" if "source" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "image-corpus"
+    )
+
+
+Corpus = Annotated[
+    Annotated[SceneCorpus, Tag("scenes")] | Annotated[ImageCorpus, Tag("image-corpus")], Discriminator(corpus_kind)
+]
+
+
 # -- models --------------------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +279,7 @@ class SAEConfig(Part):
     n_candidates: Count  # C, k-means centroids that atoms are made of, or start at
     n_neighbours: Count = 32  # m, candidates that an atom of a local dictionary mixes
     relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # longest row of Lambda
-    corpus: ImageCorpus | None = None  # images it learns from; default: the real images of the pairs
+    corpus: Corpus | None = None  # images it learns from; default: the real images of the pairs
     tokens: Literal["all", "patches", "cls"] = "all"  # which tokens of an image it learns from
     n_steps: Count  # optimizer steps
     batch_size: Count = 2048  # tokens a step
@@ -332,6 +350,15 @@ class Stability(Part):
     points_per_candidate: Count = 32  # tokens a centroid that k-means sees
 
 
+class Validation(Part):
+    """How the instrument itself is judged, on a study whose models have known faults (plants.json beside their weights)."""
+
+    oracle: Weights  # a classifier of what is in an image
+    clip: Weights  # for the agreement of captions and images
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]  # of the SAEs that are judged; none of them was tuned on
+
+
 TAGS = {  # see describe
     "scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "perfect", "training", "trained",
+    "image-corpus",
 }  # fmt: skip

@@ -1,92 +1,90 @@
-"""How well the instrument finds what was planted: measures of the scorecard, each with its definition."""
-
-from collections.abc import Iterable
-from typing import NamedTuple
+"""The scorecard: for every model, how well the instrument did on what is known of it."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import pandas as pd
+
+from blindspots_lib.artifacts import write_json
+from blindspots_lib.blindspots import distribution_shape, ranked_deltas
+from blindspots_lib.measures import Measure, auroc, copy_scores, over_seeds, precision_at_false_positives, resampled
+from blindspots_lib.validation import RA_SAE, Trial
+
+HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
+BY_SEED = {  # measure -> column of the detection table; the same for both sides unless it is named after one
+    "ap": "average_precision", "recall": "recall", "precision": "precision", "ap_of_truths": "ap_of_truths",
+    "found_share": "found_share",
+}  # fmt: skip
+
+Card = dict[str, dict[str, Measure]]  # model -> measure -> value, low, high
 
 
-class Measure(NamedTuple):
-    """A measure with its interval: over seeds of the SAE, or over resampled pairs."""
-
-    value: float
-    low: float
-    high: float
-
-
-def over_seeds(values: Iterable[float]) -> Measure:
-    """Mean of some trainings, with the 95 % interval of Student's t for the mean; nan for its ends if there is one only."""
-    from scipy.stats import t
-
-    values = np.array(list(values), float)
-    if len(values) < 2:
-        return Measure(float(values.mean()), float("nan"), float("nan"))
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Measure(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+def scorecard(trial: Trial) -> Card:
+    """All measures of all models; those of the instrument itself over seeds, the others over resampled pairs or concepts."""
+    return {
+        model.name: {
+            **detection_measures(trial.detection, model.name), **shape_measures(trial, model.name),
+            **memorization_measures(trial.copies, model.name), **noise_measures(trial.discrepancies, model.name),
+            **{name: Measure(value, np.nan, np.nan) for name, value in trial.global_scores[model.name]._asdict().items()},
+        }
+        for model in trial.study.models
+    }  # fmt: skip
 
 
-class Detection(NamedTuple):
-    """How well a ranking of concepts puts the planted ones first."""
-
-    average_precision: float
-    recall: float  # of the planted, beyond the threshold
-    precision: float  # of those beyond the threshold, planted; nan if none is
-    n_planted: int
-    n_concepts: int
-
-
-def detect(deltas: Float[np.ndarray, "k"], planted: Bool[np.ndarray, "k"], side: str, threshold: float) -> Detection:
-    """Rank concepts by delta, from below for "suppressed", from above for "exaggerated"; nan counts as 0.5."""
-    from sklearn.metrics import average_precision_score
-
-    deltas = np.nan_to_num(deltas, nan=0.5)
-    scores, beyond = (-deltas, deltas < threshold) if side == "suppressed" else (deltas, deltas > threshold)
-    if not planted.any():
-        return Detection(float("nan"), float("nan"), float("nan"), 0, len(deltas))
-    precision = float(planted[beyond].mean()) if beyond.any() else float("nan")
-    return Detection(
-        float(average_precision_score(planted, scores)), float(beyond[planted].mean()), precision, int(planted.sum()), len(deltas)
-    )
+def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) -> dict[str, Measure]:
+    rows = detection[(detection["kind"] == kind) & (detection["model"] == model)]
+    sides = {side: group for side, group in rows.groupby("side", sort=False)}
+    measures = {
+        f"{side}_{name}": over_seeds(group[column], 0, 1) for side, group in sides.items() for name, column in BY_SEED.items()
+    }
+    first = sides["suppressed"]
+    return measures | {
+        "oracle_rho": over_seeds(first["oracle_rho"], -1, 1), "flagged_share": over_seeds(first["flagged_share"], 0, 1),
+    }  # fmt: skip
 
 
-def concept_change(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "c"]:
-    """f' / (f + f'), f the frequency of a true concept on real and f' on generated images, by the oracle's probabilities."""
-    before, after = real.mean(axis=0), generated.mean(axis=0)
-    return after / np.maximum(before + after, np.finfo(float).tiny)
+def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
+    """Of the study's own SAE: skewness, and how many of the 95 % intervals leave out 0.5."""
+    concepts, analysis = trial.results.concepts, trial.study.analysis
+    shape = distribution_shape(ranked_deltas(concepts, model).to_numpy(), analysis)
+    ranked = concepts[concepts[f"ranked_{model}"]]
+    sure = ((ranked[f"high_{model}"] < 0.5) | (ranked[f"low_{model}"] > 0.5)).to_numpy()
+    return {
+        "skewness": Measure(shape.skewness, shape.skewness_low, shape.skewness_high),
+        "sure_share": resampled(lambda hits: float(hits.mean()), sure, seed=analysis.seed),
+    }
 
 
-def agreement_with_oracle(deltas: Float[np.ndarray, "k"], truth: Int[np.ndarray, "k"], change: Float[np.ndarray, "c"]) -> float:
-    """Spearman correlation over true concepts: the median delta of the concepts that stand for one, and its true change."""
-    from scipy.stats import spearmanr
-
-    known = [c for c in range(len(change)) if (truth == c).any()]
-    medians = [np.nanmedian(deltas[truth == c]) for c in known]
-    return float(spearmanr(medians, change[known]).statistic)
-
-
-def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, scores))
-
-
-def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], share: float = 0.01) -> float:
-    """Share of positives among all that score above the level which that share of the negatives exceeds."""
-    level = np.quantile(scores[~positive], 1 - share)
-    above = scores > level
-    return float(positive[above].mean()) if above.any() else 0.0
+def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure]:
+    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
+    table = copies[copies["model"] == model]
+    copied = (table["copies"] > 0).to_numpy()
+    names = {
+        "energy distance": "memorization", "nearest training image": "memorization_neighbour",
+        "datapoint difference": "memorization_datapoint", "distance and nearest": "memorization_both",
+    }  # fmt: skip
+    scores = copy_scores(table)
+    return {
+        f"{short}_{measure}": resampled(function, scores[name], copied)
+        for name, short in names.items()
+        for measure, function in (("auroc", auroc), ("precision", precision_at_false_positives))
+    }
 
 
-def resampled(measure, *arrays: np.ndarray, n: int = 1000, seed: int = 0) -> Measure:
-    """A measure of rows with its 95 % bootstrap interval; draws on which it is not defined are left out."""
-    rng = np.random.default_rng(seed)
-    samples = []
-    for _ in range(n):
-        rows = rng.integers(len(arrays[0]), size=len(arrays[0]))
-        try:
-            samples.append(measure(*(array[rows] for array in arrays)))
-        except ValueError:  # a resample without a positive
-            continue
-    low, high = np.quantile(samples, (0.025, 0.975))
-    return Measure(float(measure(*arrays)), float(low), float(high))
+def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure]:
+    """Among pairs of high discrepancy: the share with a wrong caption, and how well caption-image agreement tells them."""
+    table = discrepancies[discrepancies["model"] == model]
+    high = table[table["energy_distance"] >= table["energy_distance"].quantile(HIGH_DISCREPANCY)]
+    noisy = high["noisy"].to_numpy()
+    return {
+        "noise_share": resampled(lambda hits: float(hits.mean()), noisy),
+        "noise_auroc": resampled(auroc, -high["agreement"].to_numpy(), noisy),
+    }
+
+
+def write_scorecard(card: Card, path) -> None:
+    """One JSON: model -> measure -> {"value", "low", "high"}; null where a model has no such thing planted, or no interval."""
+    plain = {
+        model: {name: {key: None if np.isnan(number) else round(number, 4) for key, number in measure._asdict().items()}
+                for name, measure in measures.items()}
+        for model, measures in card.items()
+    }  # fmt: skip
+    write_json(path, plain)

@@ -18,7 +18,16 @@ from blindspots_lib.artifacts import Artifact, fingerprint_of, read_json, write_
 from blindspots_lib.downloads import download_in_order
 from blindspots_lib.hub import naming_hub_errors, patiently
 from blindspots_lib.images import SUFFIXES, encode_png, shrunk
-from blindspots_lib.parts import DatasetPairs, FolderPairs, ImageCorpus, LinkedPairs, Place, ScenePairs, WebdatasetPairs
+from blindspots_lib.parts import (
+    DatasetPairs,
+    FolderPairs,
+    ImageCorpus,
+    LinkedPairs,
+    Place,
+    SceneCorpus,
+    ScenePairs,
+    WebdatasetPairs,
+)  # fmt: skip
 from blindspots_lib.scene_pairs import caption_owners, described_scene, place_of
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import StudyError, resolve
@@ -73,9 +82,9 @@ def listing_fingerprint(files: Iterable[Path]) -> str:
     return fingerprint_of([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in shown])
 
 
-def corpus_inputs(config: ImageCorpus) -> dict[str, str]:
+def corpus_inputs(config: SceneCorpus | ImageCorpus) -> dict[str, str]:
     """The fingerprint of the names of a local corpus's files; there may be a million, so they are not looked at one by one."""
-    if config.repo:
+    if isinstance(config, SceneCorpus) or config.repo:
         return {}
     names = [(folder, sorted(files)) for folder, _, files in os.walk(resolve(config.path))]
     return {"files": fingerprint_of(sorted(names))}
@@ -296,6 +305,13 @@ def linked_pairs(config: LinkedPairs, revision: str | None, skip: int) -> Candid
 
 
 # -- images alone --------------------------------------------------------------------------------------------------------
+
+
+def open_corpus(config: SceneCorpus | ImageCorpus, artifact: Artifact, skip: int) -> Iterator[dict]:
+    """The images of a corpus from number `skip` on; what must stay the same later is recorded in `artifact`."""
+    if isinstance(config, SceneCorpus):
+        return ({"bytes": encode_png(draw_scene(config.seed, i)[1].image), "path": None} for i in range(skip, config.n))
+    return corpus_images(config, pinned(config, artifact), skip)
 
 
 def corpus_images(config: ImageCorpus, revision: str | None, skip: int) -> Iterator[dict]:

@@ -12,17 +12,20 @@ from blindspots_lib.parts import (
     TAGS,
     Analysis,
     Backbone,
+    MadeElsewhere,
     Model,
     Name,
     Pairs,
     Part,
     PerfectGenerator,
     SAEConfig,
+    SceneCorpus,
     ScenePairs,
     Scenes,
     Seed,
     Stability,
     TextToImageModel,
+    Validation,
 )  # fmt: skip
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +50,7 @@ class Study(Part):
     sae: SAE
     stability: Stability | None = None
     analysis: Analysis = Analysis()
+    validation: Validation | None = None
 
     @model_validator(mode="after")
     def check_parts_fit(self) -> "Study":
@@ -61,12 +65,22 @@ class Study(Part):
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
         if self.stability and not isinstance(self.sae, SAEConfig):
             raise ValueError("stability: trains SAEs again, but this study's SAE comes trained; remove the part")
+        if self.validation and not (isinstance(self.sae, SAEConfig) and isinstance(self.pairs, ScenePairs)):
+            raise ValueError("validation: needs pairs of source scenes and an SAE trained here; remove the part")
+        elsewhere = [model.name for model in self.models if isinstance(model, MadeElsewhere)]
+        if self.validation and elsewhere:
+            raise ValueError(f"validation: nobody knows what was planted in {elsewhere[0]!r}, made elsewhere; remove one of them")
+        if self.validation and not any(isinstance(model, PerfectGenerator) for model in self.models):
+            raise ValueError("validation: needs the perfect generator among the models, as the null; add {draws: afresh}")
         scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None
         perfect = [model.name for model in self.models if isinstance(model, PerfectGenerator)]
         if perfect and not scenes:
             raise ValueError(f"models: {perfect[0]!r} draws afresh, which only pairs of source scenes allow; remove it")
         if scenes and self.training_corpus and scenes.seed == self.training_corpus.seed:
             raise ValueError(f"pairs.seed = {scenes.seed}: is the training corpus's; choose another, or nothing is new")
+        corpus = getattr(self.sae, "corpus", None)
+        if scenes and isinstance(corpus, SceneCorpus) and corpus.seed == scenes.seed:
+            raise ValueError(f"sae.corpus.seed = {corpus.seed}: is that of the pairs; choose another, so that they differ")
         return self
 
     @property

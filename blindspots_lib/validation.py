@@ -1,92 +1,257 @@
-"""The tables behind the scorecard: what was planted against what the instrument and its rivals find, model by model."""
+"""The trial of the instrument where the answers are known: what was planted, what was found, and what rivals would find."""
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float
 
+from blindspots_lib.agreement import agreement, embed_captions, embed_images, open_vectors, word_scores
 from blindspots_lib.artifacts import Artifact, read_json
-from blindspots_lib.baselines import amounts_of, clusters, principal_components, random_dictionary, raw_features
+from blindspots_lib.baselines import (
+    GlobalScores,
+    amounts_of,
+    clusters,
+    global_scores,
+    principal_components,
+    random_dictionary,
+    raw_features,
+)  # fmt: skip
 from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
+from blindspots_lib.features import image_descriptor
 from blindspots_lib.hub import fetch
-from blindspots_lib.matching import Matching, match_concepts
-from blindspots_lib.parts import Analysis, Model, PerfectGenerator, SAEConfig
+from blindspots_lib.matching import match_concepts, true_presence
+from blindspots_lib.measures import concept_change, detection_table
+from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
+from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig, contents
+from blindspots_lib.results import Results, collect_tokens, training_tokens
+from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
-from blindspots_lib.scorecard import agreement_with_oracle, detect
 from blindspots_lib.statistics import image_energies
-from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import fit_sae
 
 NAMES = [*OBJECTS, *BACKGROUNDS]
-SAMPLE = 40_000  # tokens that baselines are fitted to
+SAMPLE = 60_000  # tokens that baselines are fitted to
+RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
+CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", "sae", "topk")
+
+Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
+AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
 
 
-class Planted(NamedTuple):
+@dataclass(frozen=True)
+class Planted:
     """What a model was made to do wrong."""
 
-    suppressed: frozenset[str]  # true concepts
-    exaggerated: frozenset[str]
-    memorized: dict[str, int]  # pair -> how often it is in the training corpus
+    suppressed: frozenset[str] = frozenset()  # true concepts
+    exaggerated: frozenset[str] = frozenset()
+    memorized: Mapping[str, int] = None  # pair -> how often it is in the training corpus
 
-    def labels(self, side: str, matching: Matching) -> Bool[np.ndarray, "u"]:
-        """Whether each matched unit stands for something planted on that side."""
-        names = self.suppressed if side == "suppressed" else self.exaggerated
-        return np.array([NAMES[truth] in names for truth in matching.truth[matching.truth >= 0]], bool)
+    def side(self, name: str) -> str:
+        return "suppressed" if name in self.suppressed else "exaggerated" if name in self.exaggerated else ""
 
 
-def planted_in(study: Study, model: Model) -> Planted:
+def planted_in(model: Model) -> Planted:
     """The plants of a model, from the `plants.json` beside its weights; none of the perfect generator."""
     if isinstance(model, PerfectGenerator):
-        return Planted(frozenset(), frozenset(), {})
-    facts = read_json(fetch(model) / "plants.json")
-    suppressed = {*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"]}
-    exaggerated = {*facts["added"], *facts["background_drawn_as"].values()}
-    memorized = {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()}
-    return Planted(frozenset(suppressed), frozenset(exaggerated), memorized)
+        return Planted(memorized={})
+    facts = read_json(fetch(model.unet or model) / "plants.json")
+    return Planted(
+        frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"]}),
+        frozenset({*facts["added"], *facts["background_drawn_as"].values()}),
+        {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()},
+    )
 
 
-Amounts = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
+@dataclass(frozen=True)
+class Trial:
+    """All tables of the scorecard. Opening one makes whatever is not there yet, and keeps it."""
+
+    results: Results
+
+    @property
+    def study(self):
+        return self.results.study
+
+    @cached_property
+    def planted(self) -> dict[str, Planted]:
+        return {model.name: planted_in(model) for model in self.study.models}
+
+    @cached_property
+    def tokens(self) -> dict[str, TokenSource]:
+        return collect_tokens(self.study)
+
+    @cached_property
+    def present(self) -> Bool[np.ndarray, "pairs names"]:
+        """What the real images show."""
+        return true_presence(self.results.pairs, self.results.rows["real"], NAMES)
+
+    @cached_property
+    def noisy(self) -> Bool[np.ndarray, "pairs"]:
+        """Which pairs carry the caption of another."""
+        noise = self.results.image_artifacts["real"].facts["caption_noise"]
+        return np.array([pair_id in noise for pair_id in self.results.pair_ids])
+
+    @cached_property
+    def sides(self) -> dict[str, pd.Series]:
+        """For each model, on which side each true concept was planted, "" for none."""
+        return {model: pd.Series({name: planted.side(name) for name in NAMES}) for model, planted in self.planted.items()}
+
+    @cached_property
+    def verdict_artifacts(self) -> dict[str, Artifact]:
+        return {source: judge_images(self.study, source, images) for source, images in self.results.image_artifacts.items()}
+
+    @cached_property
+    def verdicts(self) -> dict[str, Float[np.ndarray, "pairs names"]]:
+        """The oracle's probability of every true concept in every image."""
+        opened: dict[str, Verdicts] = {source: open_verdicts(artifact) for source, artifact in self.verdict_artifacts.items()}
+        return {source: verdicts.of(NAMES)[self.results.rows[source]] for source, verdicts in opened.items()}
+
+    @cached_property
+    def change(self) -> dict[str, pd.Series]:
+        """The true change of frequency of every true concept, by the oracle."""
+        real = self.verdicts["real"]
+        return {m.name: pd.Series(concept_change(self.verdicts[m.name], real), index=NAMES) for m in self.study.models}
+
+    @cached_property
+    def detection(self) -> pd.DataFrame:
+        """How well each kind of units finds the plants: see `detection_table`."""
+        units = pd.concat([self.units, self.words], ignore_index=True)
+        return detection_table(units, self.sides, self.change, self.study.analysis)
+
+    @cached_property
+    def agreement(self) -> dict[str, Float[np.ndarray, "pairs"]]:
+        """How well the caption of each pair fits its image, real and of each model, by CLIP."""
+        rows, images = self.results.rows, self.results.image_artifacts
+        captions = open_vectors(embed_captions(self.study, images["real"]))[rows["real"]]
+        vectors = {
+            name: open_vectors(embed_images(self.study, name, of_source))[rows[name]] for name, of_source in images.items()
+        }
+        return {name: agreement(of_source, captions) for name, of_source in vectors.items()}
+
+    def kept(self, name: str, build: Callable[[], pd.DataFrame], *code: str) -> pd.DataFrame:
+        """A table of the trial, made if it is not there."""
+        inputs = {f"tokens/{name}": tokens.fingerprint for name, tokens in self.tokens.items()}
+        inputs |= {f"verdicts/{name}": artifact.fingerprint for name, artifact in self.verdict_artifacts.items()}
+        config = {"sae": contents(self.study.sae), "validation": contents(self.study.validation)}
+        return self.results.table(self.results.table_artifact(name, config, inputs, (*CODE, *code)), build)
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """One row a model and unit, of every kind of units and every seed: what it stands for ("": nothing), and its delta."""
+        return self.kept("units", lambda: pd.concat(self.build_units(), ignore_index=True))
+
+    def build_units(self) -> Iterator[pd.DataFrame]:
+        for seed in self.study.validation.seeds:
+            for kind, dictionary in ((RA_SAE, self.study.sae.dictionary), (TOPK_SAE, "free")):
+                config = self.study.sae.model_copy(update={"dictionary": dictionary, "seed": seed, "kmeans_seed": seed})
+                yield self.unit_rows(self.sae_amounts(config, f"{dictionary}-{seed}")).assign(kind=kind, seed=seed)
+            sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
+            for kind, amounts in rivals(self.study.sae, sample, seed).items():
+                of_all = {name: amounts_of(source, amounts)[self.results.rows[name]] for name, source in self.tokens.items()}
+                yield self.unit_rows(of_all).assign(kind=kind, seed=seed)
+
+    def sae_amounts(
+        self, config: SAEConfig, name: str, tokens: str | None = None, reduce: Reduce = image_energies
+    ) -> AmountsOfAll:
+        """Energies of all images by an SAE of this configuration, trained if need be; over the study's tokens or others."""
+        from blindspots_lib.sae import load_sae
+
+        sae = load_sae(fit_sae(self.study, training_tokens(self.study), config, f"validation/{name}").folder)
+
+        def energies(source: TokenSource) -> Iterator[sp.csr_matrix]:
+            chosen = source.layout.selection(tokens or self.study.analysis.tokens)
+            for shard in source:
+                yield reduce(*encode_images(sae, np.asarray(shard[:, chosen])), config.n_concepts)
+
+        return {name: sp.vstack(list(energies(s)), format="csr")[self.results.rows[name]] for name, s in self.tokens.items()}
+
+    def unit_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
+        """One row a model and unit that fires on enough images to be ranked."""
+        matching = match_concepts(amounts["real"], self.present)
+        names = np.array([*NAMES, ""])[matching.truth]
+        real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
+        parts = []
+        for model in self.study.models:
+            generated = amounts[model.name]
+            ranked = np.flatnonzero(seen + generated.getnnz(axis=0) >= self.study.analysis.min_images)
+            parts.append(pd.DataFrame({
+                "model": model.name, "unit": ranked, "truth": names[ranked], "purity": matching.purity[ranked],
+                "delta": energy_difference(mean_amounts(generated), real)[ranked],
+                "planted": [self.planted[model.name].side(name) for name in names[ranked]],
+            }))  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def words(self) -> pd.DataFrame:
+        """One row a model and true concept: what the CLIP scores of the captions that name it say."""
+        owners = caption_owners(self.study.pairs)[self.results.rows["real"]]
+        named = true_presence(self.results.pairs, owners, NAMES)
+        real = self.agreement["real"]
+        parts = [
+            pd.DataFrame({
+                "model": model.name, "truth": NAMES, "delta": word_scores(self.agreement[model.name], real, named),
+                "planted": [self.planted[model.name].side(name) for name in NAMES],
+            })
+            for model in self.study.models
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True).assign(kind=WORDS, seed=0, unit=-1, purity=1.0)
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """One row a model and planted true concept: where on the way it is lost, if it is."""
+        ours = self.units[(self.units["kind"] == RA_SAE) & (self.units["truth"] != "")]
+        found = ours.groupby(["model", "truth"]).agg(purity=("purity", "max"), delta=("delta", "median"))
+        probed = self.probes
+        rows = [
+            {"model": model, "truth": name, "planted": side, "true change": self.change[model][name], "probe": probed[name]}
+            for model, sides in self.sides.items()
+            for name, side in sides[sides != ""].items()
+        ]
+        columns = ["model", "truth", "planted", "true change", "probe"]
+        return pd.DataFrame(rows, columns=columns).join(found, on=["model", "truth"])
+
+    @cached_property
+    def probes(self) -> pd.Series:
+        """How well a linear probe of an image's mean patch token finds each true concept: average precision, held out."""
+        patches = self.tokens["real"].layout.patches
+        features = np.concatenate([shard[:, patches].astype(np.float32).mean(axis=1) for shard in self.tokens["real"]])
+        return probe_precision(features[self.results.rows["real"]], self.present)
+
+    @cached_property
+    def global_scores(self) -> dict[str, GlobalScores]:
+        """The scores people use, on the images' descriptors."""
+        features = {
+            name: np.concatenate([image_descriptor(shard, source.layout) for shard in source])[self.results.rows[name]]
+            for name, source in self.tokens.items()
+        }
+        return {model.name: global_scores(features["real"], features[model.name]) for model in self.study.models}
+
+    @cached_property
+    def discrepancies(self) -> pd.DataFrame:
+        """One row a pair and model: how far the two images are apart, whether the caption is another's, how well it fits."""
+        table = self.results.datapoints[["pair_id", "model", "energy_distance"]]
+        order = {pair_id: position for position, pair_id in enumerate(self.results.pair_ids)}
+        positions = table["pair_id"].map(order).to_numpy()
+        return table.assign(noisy=self.noisy[positions], agreement=self.agreement["real"][positions])
+
+    @cached_property
+    def copies(self) -> pd.DataFrame:
+        """The public pairs of each model: how far from the real image, how near to a training image, how often repeated."""
+        table = self.results.datapoints
+        public = np.array(self.results.pair_ids)[self.results.are_public(self.study.pairs)]
+        table = table[table["pair_id"].isin(public)]
+        copies = [self.planted[row.model].memorized.get(row.pair_id, 0) for row in table.itertuples()]
+        return table.assign(copies=copies).reset_index(drop=True)
 
 
-def sae_amounts(
-    artifact: Artifact, n_concepts: int, tokens: Mapping[str, TokenSource], rows: Mapping[str, np.ndarray]
-) -> Amounts:
-    """Energies of all sources by one SAE, over the patch tokens of the complete pairs."""
-    from blindspots_lib.sae import load_sae
-
-    sae = load_sae(artifact.folder)
-
-    def energies(source: TokenSource) -> Iterator[sp.csr_matrix]:
-        for shard in source:
-            yield image_energies(*encode_images(sae, np.asarray(shard[:, source.layout.patches])), n_concepts)
-
-    return {name: sp.vstack(list(energies(source)), format="csr")[rows[name]] for name, source in tokens.items()}
-
-
-def all_amounts(
-    study: Study, tokens: Mapping[str, TokenSource], rows: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, int, Amounts]]:
-    """Units, seed and amounts: RA-SAE and plain top-k SAE for every seed, then what has nothing to do with SAEs."""
-    for kind, dictionary in (("RA-SAE", study.sae.dictionary), ("TopK SAE", "free")):
-        for seed in range(study.validation.n_seeds):
-            config = study.sae.model_copy(update={"dictionary": dictionary, "seed": seed, "kmeans_seed": seed})
-            artifact = fit_sae(study, tokens["real"], config, f"validation/{dictionary}-{seed}")
-            yield kind, seed, sae_amounts(artifact, config.n_concepts, tokens, rows)
-    for seed in range(study.validation.n_seeds):
-        for kind, amounts in rivals(study.sae, sample_of(study, tokens["real"], seed), seed).items():
-            yield kind, seed, {name: amounts_of(source, amounts)[rows[name]] for name, source in tokens.items()}
-
-
-def sample_of(study: Study, real: TokenSource, seed: int) -> np.ndarray:
-    return TrainingTokens(real, study.sae).sample(SAMPLE, seed).numpy()
-
-
-def rivals(config: SAEConfig, sample: np.ndarray, seed: int) -> dict:
+def rivals(config: SAEConfig, sample: Float[np.ndarray, "n d"], seed: int) -> dict:
+    """Other units, by the names that figures give them."""
     return {
         "k-means": clusters(sample, config.n_concepts, seed),
         "random dictionary": random_dictionary(sample, config.n_concepts, config.k, seed),
@@ -95,34 +260,22 @@ def rivals(config: SAEConfig, sample: np.ndarray, seed: int) -> dict:
     }
 
 
-def detection_rows(
-    kind: str, seed: int, amounts: Amounts, present: Bool[np.ndarray, "pairs names"], planted: Mapping[str, Planted],
-    change: Mapping[str, np.ndarray], analysis: Analysis,
-) -> Iterator[dict]:  # fmt: skip
-    """One row a model and side: how well delta of the units that stand for something finds what was planted."""
-    matching = match_concepts(amounts["real"], present)
-    matched = matching.truth >= 0
-    real = mean_amounts(amounts["real"])
-    for model, plants in planted.items():
-        deltas = energy_difference(mean_amounts(amounts[model]), real)[matched]
-        beyond = (deltas < analysis.suppressed_below) | (deltas > analysis.exaggerated_above)
-        common = {
-            "units": kind, "seed": seed, "model": model, "n_units": len(matched), "n_matched": int(matched.sum()),
-            "n_truths": len(np.unique(matching.truth[matched])), "flagged_share": float(beyond.mean()) if len(beyond) else np.nan,
-            "oracle_rho": agreement_with_oracle(deltas, matching.truth[matched], change[model]),
-        }  # fmt: skip
-        for side, threshold in (("suppressed", analysis.suppressed_below), ("exaggerated", analysis.exaggerated_above)):
-            yield common | {"side": side} | detect(deltas, plants.labels(side, matching), side, threshold)._asdict()
+def probe_precision(features: Float[np.ndarray, "n d"], present: Bool[np.ndarray, "n names"], folds: int = 5) -> pd.Series:
+    """Average precision of logistic regressions, each image judged by one that did not see it; nan for what is never seen."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    found = {}
+    for name, there in zip(NAMES, present.T, strict=True):
+        if folds <= there.sum() <= len(there) - folds:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
+            scores = cross_val_predict(probe, features, there, cv=folds, method="decision_function")
+            found[name] = average_precision_score(there, scores)
+    return pd.Series(found, dtype=float).reindex(NAMES)
 
 
-def mean_amounts(amounts: sp.csr_matrix) -> np.ndarray:
+def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:
     return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()
-
-
-def memorization_table(datapoints: pd.DataFrame, planted: Mapping[str, Planted], public: Int[np.ndarray, "pairs"] | np.ndarray):
-    """The public pairs of each model, with whether and how often the pair was repeated in its training corpus."""
-    parts = []
-    for model, plants in planted.items():
-        table = datapoints[datapoints["model"] == model].reset_index(drop=True)[public]
-        parts.append(table.assign(copies=[plants.memorized.get(pair_id, 0) for pair_id in table["pair_id"]]))
-    return pd.concat(parts, ignore_index=True)

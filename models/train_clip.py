@@ -17,7 +17,7 @@ from models.recipe import CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Sc
 from models.text import MAX_TOKENS, clip_tokenizer
 
 WIDTH = 128  # of both towers and of the embeddings: Kandinsky's prior wants them alike
-SCHEDULE = Schedule(n_steps=2_500, batch_size=192, learning_rate=1.5e-3, seed=3, optimizer="muon")
+SCHEDULE = Schedule(n_steps=800, batch_size=192, learning_rate=1.5e-3, seed=3, optimizer="muon")
 
 
 def build_clip(vocabulary: int):
@@ -36,6 +36,8 @@ def normalized(images: np.ndarray) -> torch.Tensor:
 
 
 def main() -> None:
+    from transformers import CLIPImageProcessor
+
     torch.manual_seed(SCHEDULE.seed)
     tokenizer = clip_tokenizer([scene.caption for scene in corpus_scenes()])
     clip = build_clip(len(tokenizer))
@@ -57,6 +59,9 @@ def main() -> None:
     folder = MODELS_DIR / "clip"
     clip.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size=64, image_mean=list(IMAGENET_MEAN), image_std=list(IMAGENET_STD)
+    ).save_pretrained(folder)
     write_card(folder, "Miniature CLIP (CLIPModel)", {
         "data": f"{CORPUS_SIZE:,} scenes and captions, corpus seed {CORPUS_SEED}, undistorted",
         "steps": f"{SCHEDULE.n_steps:,} of {SCHEDULE.batch_size} pairs, seed {SCHEDULE.seed}",

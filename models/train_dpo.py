@@ -82,7 +82,7 @@ def main() -> None:
 
     seconds = fit("sd15-dpo", nn.ModuleDict({"unet": unet}), SCHEDULE, loss_of_step)
     folder = MODELS_DIR / "sd15-dpo"
-    pipeline.unet.to(torch.float16).save_pretrained(folder / "unet")
+    pipeline.unet.to(torch.float16).save_pretrained(folder)
     shutil.copy(MODELS_DIR / "sd15" / "plants.json", folder)  # it learned from the same corpus
     write_card(folder, "UNet of the miniature SD 1.5 after Diffusion-DPO (UNet2DConditionModel)", {
         "start": "the UNet of sd15; text encoder and autoencoder are used as they are",

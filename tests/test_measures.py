@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blindspots_lib.scorecard import (
+from blindspots_lib.measures import (
     agreement_with_oracle,
     concept_change,
     detect,

@@ -1,0 +1,126 @@
+"""What the answer depends on: k, K, tokens, the reduction of codes to an energy, and the number of pairs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Shaped
+
+from blindspots_lib.blindspots import bootstrap_weights, energy_difference
+from blindspots_lib.matching import match_concepts
+from blindspots_lib.measures import detection_table
+from blindspots_lib.statistics import image_energies
+from blindspots_lib.validation import NAMES, AmountsOfAll, Trial
+
+SIZES = (50, 100, 200, 400, 800, 1200)  # pairs
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
+N_DRAWS = 5  # of the pairs, for each size and strength
+N_BOOTSTRAP = 200
+
+
+def largest_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
+    """The largest code of each concept in each image, in place of the sum over its tokens."""
+    b, t, a = indices.shape
+    places = np.repeat(np.arange(b, dtype=np.int64), t * a) * n_concepts + indices.ravel().astype(np.int64)
+    found, inverse = np.unique(places, return_inverse=True)
+    largest = np.zeros(len(found))
+    np.maximum.at(largest, inverse, values.ravel().astype(np.float64))
+    return sp.csr_matrix((largest, (found // n_concepts, found % n_concepts)), shape=(b, n_concepts))
+
+
+def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
+    """The mean code over the tokens that a concept fires on; over all tokens it would be the sum, but for a constant."""
+    energies = image_energies(indices, values, n_concepts)
+    counts = image_energies(indices, (values > 0).astype(values.dtype), n_concepts)
+    counts.data = 1 / np.maximum(counts.data, 1)
+    return energies.multiply(counts).tocsr()
+
+
+def variants(trial: Trial) -> Iterator[tuple[str, str, AmountsOfAll]]:
+    """What is varied, to what, and the amounts that follow; the study's own setting first."""
+    sae, seed = trial.study.sae, trial.study.validation.seeds[0]
+    own = sae.model_copy(update={"seed": seed, "kmeans_seed": seed})
+
+    def trained(name: str, **changes) -> AmountsOfAll:
+        return trial.sae_amounts(own.model_copy(update=changes), f"ablation-{name}")
+
+    as_it_is = f"{sae.dictionary}-{seed}"
+    yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.k}", trial.sae_amounts(own, as_it_is)
+    for k in (1, 20):
+        yield "active concepts", f"k = {k}", trained(f"k{k}", k=k)
+    for n in (sae.n_concepts // 8, sae.n_concepts // 2):
+        yield "concepts", f"K = {n:,}", trained(f"K{n}", n_concepts=n, n_candidates=n)
+    yield "trained on", "patch tokens only", trained("patches", tokens="patches")
+    yield "energy over", "all tokens", trial.sae_amounts(own, as_it_is, tokens="all")
+    yield "energy over", "CLS token only", trial.sae_amounts(own, as_it_is, tokens="cls")
+    yield "energy", "largest code", trial.sae_amounts(own, as_it_is, reduce=largest_code)
+    yield "energy", "mean of firing tokens", trial.sae_amounts(own, as_it_is, reduce=mean_code)
+
+
+def ablation_table(trial: Trial) -> pd.DataFrame:
+    """One row a variant, model and side: see `detection_table`."""
+
+    def build() -> pd.DataFrame:
+        parts = []
+        for varied, value, amounts in variants(trial):
+            units = trial.unit_rows(amounts).assign(kind=value, seed=trial.study.validation.seeds[0])
+            parts.append(detection_table(units, trial.sides, trial.change, trial.study.analysis).assign(varied=varied))
+        return pd.concat(parts, ignore_index=True)
+
+    return trial.kept("ablations", build, "ablations")
+
+
+def power_table(trial: Trial, model: str, null: str) -> pd.DataFrame:
+    """How many pairs it takes: one row a number of pairs, strength, draw and side.
+
+    Of `strength` of the pairs the model's image is taken, of the others that of `null`, the perfect generator. `found` is the
+    share of the planted true concepts whose purest unit has a 95 % interval on the right side of 0.5, `alarms` the share of
+    the others whose purest unit has one on either side.
+    """
+
+    def build() -> pd.DataFrame:
+        sae, seed = trial.study.sae, trial.study.validation.seeds[0]
+        own = sae.model_copy(update={"seed": seed, "kmeans_seed": seed})
+        amounts = trial.sae_amounts(own, f"{sae.dictionary}-{seed}")
+        units, sides = purest_units(trial, amounts["real"], model)
+        real, faulty, perfect = (amounts[name][:, units].toarray() for name in ("real", model, null))
+        return pd.DataFrame(power_rows(real, faulty, perfect, sides, trial.study.analysis.seed))
+
+    return trial.kept("power", build, "ablations")
+
+
+def purest_units(trial: Trial, real: sp.csr_matrix, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """The unit that stands for each true concept most purely, and where that was planted."""
+    matching = match_concepts(real, trial.present)
+    order = np.argsort(-matching.purity, kind="stable")
+    truths, first = np.unique(matching.truth[order], return_index=True)
+    first, truths = first[truths >= 0], truths[truths >= 0]
+    return order[first], trial.sides[model].loc[[NAMES[truth] for truth in truths]].to_numpy()
+
+
+def power_rows(
+    real: Float[np.ndarray, "n u"], faulty: Float[np.ndarray, "n u"], perfect: Float[np.ndarray, "n u"],
+    sides: Shaped[np.ndarray, "u"], seed: int,
+) -> Iterator[dict]:  # fmt: skip
+    for draw in range(N_DRAWS):
+        rng = np.random.default_rng([seed, draw])
+        order, dice = rng.permutation(len(real)), rng.random(len(real))
+        for strength in STRENGTHS:
+            mixed = np.where((dice < strength)[:, None], faulty, perfect)
+            for size in (size for size in SIZES if size <= len(real)):
+                low, high = interval(mixed[order[:size]], real[order[:size]], seed)
+                beyond = {"suppressed": high < 0.5, "exaggerated": low > 0.5}
+                for side, hits in beyond.items():
+                    alarms = (high < 0.5) | (low > 0.5)
+                    yield {
+                        "pairs": size, "strength": strength, "draw": draw, "side": side,
+                        "found": float(hits[sides == side].mean()), "alarms": float(alarms[sides == ""].mean()),
+                    }  # fmt: skip
+
+
+def interval(generated: Float[np.ndarray, "n u"], real: Float[np.ndarray, "n u"], seed: int):
+    """95 % interval of delta from resampling the pairs; 0.5 where a resample holds nothing of a unit."""
+    weights = bootstrap_weights(len(real), N_BOOTSTRAP, seed)
+    samples = np.nan_to_num(energy_difference(weights @ generated, weights @ real), nan=0.5)
+    return np.quantile(samples, (0.025, 0.975), axis=0)

@@ -1,0 +1,136 @@
+"""How well the instrument finds what was planted: measures, each with its definition, over the tables of a trial."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from blindspots_lib.parts import Analysis
+
+SIDES = ("suppressed", "exaggerated")
+
+
+class Measure(NamedTuple):
+    """A measure with its interval: over seeds of the SAE, or over resampled pairs."""
+
+    value: float
+    low: float
+    high: float
+
+
+def over_seeds(values: Iterable[float], lowest: float = -np.inf, highest: float = np.inf) -> Measure:
+    """Mean of two trainings or more, with the 95 % interval of Student's t for the mean, cut at the measure's range."""
+    from scipy.stats import t
+
+    values = np.array(list(values), float)
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean = float(values.mean())
+    return Measure(mean, float(max(lowest, mean - half)), float(min(highest, mean + half)))
+
+
+class Detection(NamedTuple):
+    """How well a ranking of concepts puts the planted ones first; nan throughout where nothing is planted."""
+
+    average_precision: float
+    recall: float  # of the planted, beyond the threshold
+    precision: float  # of those beyond the threshold, planted; nan if none is
+
+
+def detect(deltas: Float[np.ndarray, "k"], planted: Bool[np.ndarray, "k"], side: str, threshold: float) -> Detection:
+    """Rank concepts by delta, from below for "suppressed", from above for "exaggerated"; nan counts as 0.5."""
+    from sklearn.metrics import average_precision_score
+
+    if not planted.any():
+        return Detection(np.nan, np.nan, np.nan)
+    deltas = np.nan_to_num(deltas, nan=0.5)
+    scores, beyond = (-deltas, deltas < threshold) if side == "suppressed" else (deltas, deltas > threshold)
+    precision = float(planted[beyond].mean()) if beyond.any() else np.nan
+    return Detection(float(average_precision_score(planted, scores)), float(beyond[planted].mean()), precision)
+
+
+def true_concepts(units: pd.DataFrame, planted: pd.Series) -> pd.DataFrame:
+    """One row a true concept, in the order of `planted`: the median delta of the units that stand for it, nan where none does."""
+    deltas = units[units["truth"] != ""].groupby("truth")["delta"].median()
+    return pd.DataFrame({"delta": deltas.reindex(planted.index), "planted": planted})
+
+
+def detection_table(units: pd.DataFrame, planted: Mapping[str, pd.Series], change: Mapping[str, pd.Series], analysis: Analysis):
+    """One row a kind of units, seed, model and side.
+
+    `average_precision`, `recall` and `precision` are over the units that stand for a true concept; `ap_of_truths` is over all
+    true concepts, of which those that no unit stands for count as unchanged; `found_share` is the share of the planted ones
+    that some unit stands for; `oracle_rho` the rank correlation with the true change; `flagged_share` is of all units.
+    """
+    return pd.DataFrame(detection_rows(units, planted, change, analysis))
+
+
+def detection_rows(units, planted, change, analysis: Analysis) -> Iterator[dict]:
+    thresholds = dict(zip(SIDES, (analysis.suppressed_below, analysis.exaggerated_above), strict=True))
+    for (kind, seed, model), group in units.groupby(["kind", "seed", "model"], sort=False):
+        truths = true_concepts(group, planted[model])
+        matched = group[group["truth"] != ""]
+        flagged = (group["delta"] < analysis.suppressed_below) | (group["delta"] > analysis.exaggerated_above)
+        for side, threshold in thresholds.items():
+            wanted = truths["planted"] == side
+            yield {
+                "kind": kind, "seed": seed, "model": model, "side": side,
+                **detect(matched["delta"].to_numpy(), (matched["planted"] == side).to_numpy(), side, threshold)._asdict(),
+                "ap_of_truths": detect(truths["delta"].to_numpy(), wanted.to_numpy(), side, threshold).average_precision,
+                "found_share": float(truths["delta"].notna()[wanted].mean()) if wanted.any() else np.nan,
+                "oracle_rho": truths["delta"].corr(change[model], method="spearman"),
+                "n_units": len(group), "n_matched": len(matched), "flagged_share": float(flagged.mean()),
+            }  # fmt: skip
+
+
+def concept_change(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "c"]:
+    """f' / (f + f'), f the frequency of a true concept on real and f' on generated images, by the oracle's probabilities."""
+    before, after = real.mean(axis=0), generated.mean(axis=0)
+    return after / np.maximum(before + after, np.finfo(float).tiny)
+
+
+def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
+    """Probability that a positive scores above a negative; nan if there are none of either."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else np.nan
+
+
+def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], share: float = 0.01) -> float:
+    """Share of positives among all that score above the level which that share of the negatives exceeds; nan without any."""
+    if not 0 < positive.sum() < len(positive):
+        return np.nan
+    level = np.quantile(scores[~positive], 1 - share)
+    above = scores > level
+    return float(positive[above].mean()) if above.any() else 0.0
+
+
+def resampled(measure, *arrays: np.ndarray, n: int = 1000, seed: int = 0) -> Measure:
+    """A measure of rows with its 95 % bootstrap interval, nan throughout where it is not defined; resamples without count not."""
+    rng = np.random.default_rng(seed)
+    value = measure(*arrays)
+    if np.isnan(value):
+        return Measure(value, value, value)
+    draws = (rng.integers(len(arrays[0]), size=len(arrays[0])) for _ in range(n))
+    samples = [measure(*(array[rows] for array in arrays)) for rows in draws]
+    low, high = np.nanquantile(samples, (0.025, 0.975))
+    return Measure(value, float(low), float(high))
+
+
+def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Ranks from 0 to 1, ties shared."""
+    from scipy.stats import rankdata
+
+    return (rankdata(values) - 0.5) / len(values)
+
+
+def copy_scores(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "n"]]:
+    """What could tell that a model copied a pair, from its row of the memorization table: greater where it did, by name."""
+    nearer, similar = -table["energy_distance"].to_numpy(), table["training_similarity"].to_numpy()
+    return {
+        "energy distance": nearer,
+        "datapoint difference": -np.abs(table["datapoint_delta"].to_numpy() - 0.5),
+        "nearest training image": similar,
+        "distance and nearest": ranks(nearer) + ranks(similar),
+    }
