@@ -13,7 +13,7 @@ from blindspots_lib.measures import detection_table
 from blindspots_lib.statistics import image_energies
 from blindspots_lib.validation import NAMES, AmountsOfAll, Trial
 
-SIZES = (50, 100, 200, 400, 800, 1200)  # pairs
+SIZES = (25, 50, 100, 200, 400, 800, 1200)  # pairs
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
 N_DRAWS = 5  # of the pairs, for each size and strength
 N_BOOTSTRAP = 200

@@ -33,11 +33,11 @@ def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) 
     rows = detection[(detection["kind"] == kind) & (detection["model"] == model)]
     sides = {side: group for side, group in rows.groupby("side", sort=False)}
     measures = {
-        f"{side}_{name}": over_seeds(group[column], 0, 1) for side, group in sides.items() for name, column in BY_SEED.items()
+        f"{side}_{name}": over_seeds(group[column], 0.0, 1.0) for side, group in sides.items() for name, column in BY_SEED.items()
     }
     first = sides["suppressed"]
     return measures | {
-        "oracle_rho": over_seeds(first["oracle_rho"], -1, 1), "flagged_share": over_seeds(first["flagged_share"], 0, 1),
+        "oracle_rho": over_seeds(first["oracle_rho"], -1.0, 1.0), "flagged_share": over_seeds(first["flagged_share"], 0.0, 1.0),
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
 
 def precision_of(values: pd.Series) -> Measure:
     """Over seeds; what knows no seed has no interval."""
-    return over_seeds(values, 0, 1) if len(values) > 1 else Measure(float(values.iloc[0]), np.nan, np.nan)
+    return over_seeds(values, 0.0, 1.0) if len(values) > 1 else Measure(float(values.iloc[0]), np.nan, np.nan)
 
 
 def chance(trial: Trial, model: str, side: str) -> float:
@@ -71,7 +71,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
             axis.plot(
                 change[of_side], deltas[of_side], SIDE_MARKS[side], color=colour, markersize=5, linestyle="none", label=label
             )
-        rho = over_seeds(rows.loc[rows["model"] == model.name, "oracle_rho"], -1, 1)
+        rho = over_seeds(rows.loc[rows["model"] == model.name, "oracle_rho"], -1.0, 1.0)
         axis.text(
             0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
         )

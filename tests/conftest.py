@@ -12,29 +12,39 @@ install_import_hook("blindspots_lib", "beartype.beartype")
 
 from blindspots_lib.study import PROJECT_ROOT, load_study  # noqa: E402
 
+TRIAL = {  # the smoke study with all that notebook 06 judges
+    "pairs.public": {"seed": 1, "n": 12}, "pairs.caption_noise": 0.1, "sae.corpus": {"source": "scenes", "seed": 12, "n": 40},
+    "models.2": {"name": "perfect", "label": "Perfect generator", "draws": "afresh"},
+    "validation": {"oracle": {"path": "models/mini/oracle"}, "clip": {"path": "models/mini/clip"}, "seeds": [1, 2]},
+}  # fmt: skip
+
+
+def smoke_with(changes):
+    """The smoke study as YAML, with changes {"pairs.n": 12, ...}; the value ... removes a key."""
+    content = yaml.safe_load((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
+    for key, value in changes.items():
+        *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        place = content
+        for parent in parents:
+            place = place[parent]
+        if value is ...:
+            del place[last]
+        elif last == len(place):
+            place.append(value)
+        else:
+            place[last] = value
+    return yaml.safe_dump(content, sort_keys=False)
+
 
 @pytest.fixture
 def write_study(tmp_path, monkeypatch):
-    """Write a study file, the smoke study with changes, outputs in a temporary folder; returns its path.
-
-    Changes are {"pairs.n": 12, ...}; the value ... removes a key.
-    """
+    """Write a study file, the smoke study with changes, outputs in a temporary folder; returns its path."""
     monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("BLINDSPOTS_FIGURES", str(tmp_path / "figures"))
 
     def write(changes=None):
-        content = yaml.safe_load((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
-        for key, value in (changes or {}).items():
-            *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
-            place = content
-            for parent in parents:
-                place = place[parent]
-            if value is ...:
-                del place[last]
-            else:
-                place[last] = value
         path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        path.write_text(smoke_with(changes or {}))
         return path
 
     return write

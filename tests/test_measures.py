@@ -1,32 +1,68 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from blindspots_lib.measures import (
-    agreement_with_oracle,
     concept_change,
+    copy_scores,
     detect,
+    detection_table,
     over_seeds,
     precision_at_false_positives,
     resampled,
 )  # fmt: skip
+from blindspots_lib.parts import Analysis
 
 
 def test_detection_worked_out_by_hand():
     deltas, planted = np.array([0.05, 0.2, 0.08, 0.5, np.nan]), np.array([True, True, False, False, False])
     found = detect(deltas, planted, "suppressed", 0.1)  # planted at ranks 1 and 3: (1 + 2/3) / 2
     assert found.average_precision == pytest.approx(5 / 6)
-    assert (found.recall, found.precision, found.n_planted) == (0.5, 0.5, 2)
+    assert (found.recall, found.precision) == (0.5, 0.5)
     mirrored = detect(1 - deltas, planted, "exaggerated", 0.9)
     assert mirrored == found
 
 
-def test_change_and_agreement():
+def units(**columns):
+    rows = {"kind": "ours", "seed": 0, "model": "m", "planted": ""} | columns
+    return pd.DataFrame(rows)
+
+
+def test_the_detection_table_worked_out_by_hand():
+    planted = pd.Series({"dvd": "suppressed", "page": "suppressed", "wood": "exaggerated", "cat": "", "dog": ""})
+    change = pd.Series({"dvd": 0.0, "page": 0.1, "wood": 0.9, "cat": 0.5, "dog": 0.4})
+    table = detection_table(
+        units(
+            truth=["dvd", "dvd", "wood", "cat", "", "dog"], delta=[0.0, 0.2, 0.95, 0.05, 0.01, 0.6],
+            planted=["suppressed", "suppressed", "exaggerated", "", "", ""],
+        ),
+        {"m": planted}, {"m": change}, Analysis(),
+    ).set_index("side")  # fmt: skip
+    suppressed, exaggerated = table.loc["suppressed"], table.loc["exaggerated"]
+    assert suppressed["average_precision"] == pytest.approx((1 + 2 / 3) / 2)  # of the units: dvd, cat, dvd, ...
+    # of the true concepts: cat .05, dvd .1 (median), page unknown, so .5, dog .6, wood .95
+    assert suppressed["ap_of_truths"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert suppressed["found_share"] == 0.5
+    assert (suppressed["recall"], suppressed["precision"]) == (0.5, 0.5)
+    assert (exaggerated["average_precision"], exaggerated["found_share"]) == (1.0, 1.0)
+    assert suppressed["flagged_share"] == pytest.approx(4 / 6)
+    assert (suppressed["n_units"], suppressed["n_matched"]) == (6, 5)
+    # known: dvd .1, wood .95, cat .05, dog .6 against 0, .9, .5, .4: ranks 2 4 1 3 and 1 4 3 2
+    assert suppressed["oracle_rho"] == pytest.approx(1 - 6 * (1 + 0 + 4 + 1) / (4 * 15))
+
+
+def test_the_true_change_is_that_of_the_frequency():
     real, generated = np.array([[0.5, 0.2, 0.1]] * 4), np.array([[0.5, 0.6, 0.0]] * 4)
-    change = concept_change(generated, real)
-    np.testing.assert_allclose(change, [0.5, 0.75, 0.0])
-    deltas, truth = np.array([0.5, 0.4, 0.9, 0.8, 0.1, 0.99]), np.array([0, 0, 1, 1, 2, -1])
-    assert agreement_with_oracle(deltas, truth, change) == pytest.approx(1.0)
-    assert agreement_with_oracle(1 - deltas, truth, change) == pytest.approx(-1.0)
+    np.testing.assert_allclose(concept_change(generated, real), [0.5, 0.75, 0.0])
+
+
+def test_copies_are_told_by_small_distances_and_near_neighbours():
+    table = pd.DataFrame({
+        "energy_distance": [1.0, 2.0, 3.0], "datapoint_delta": [0.5, 0.4, 0.7], "training_similarity": [0.7, 0.9, 0.8],
+    })  # fmt: skip
+    scores = copy_scores(table)
+    assert [np.argsort(-scores[name]).tolist() for name in list(scores)[:3]] == [[0, 1, 2], [0, 1, 2], [1, 2, 0]]
+    np.testing.assert_allclose(scores["distance and nearest"], [5 / 6 + 1 / 6, 1 / 2 + 5 / 6, 1 / 6 + 1 / 2])
 
 
 def test_precision_at_one_percent_of_false_positives():
@@ -38,6 +74,7 @@ def test_precision_at_one_percent_of_false_positives():
 
 def test_intervals():
     assert over_seeds([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert over_seeds([0.9, 1.0], 0.0, 1.0).high == 1.0
     mean = resampled(lambda x: float(x.mean()), np.arange(100.0))
     assert mean.value == 49.5
     assert mean.low == pytest.approx(49.5 - 1.96 * 2.9, abs=0.8)

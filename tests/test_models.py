@@ -40,7 +40,7 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", [clip_tokenizer, t5_tokenizer])
 def test_tokenizer_numbers_the_same_words_alike_every_time(corpus, make):
-    first, second = make(corpus), make(corpus)
+    first, second = make(corpus.captions), make(corpus.captions)
     assert first.get_vocab() == second.get_vocab()
     assert first.unk_token_id not in {number for caption in corpus.captions for number in first(caption).input_ids[1:-1]}
 

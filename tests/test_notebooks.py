@@ -4,6 +4,7 @@ import sys
 
 import nbformat
 import pytest
+from conftest import TRIAL, smoke_with
 
 from blindspots_lib import notebooks, widgets
 from blindspots_lib.results import Results
@@ -14,13 +15,13 @@ NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The smoke study, run once through papermill from nothing; returns its study file."""
+    """The smoke study with a trial, run once through papermill from nothing; returns its study file."""
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLINDSPOTS_RUNS", str(folder / "runs"))
         patch.setenv("BLINDSPOTS_FIGURES", str(folder / "figures"))
         study_file = folder / "smoke.yaml"
-        study_file.write_text((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
+        study_file.write_text(smoke_with(TRIAL))
         assert notebooks.run_study(str(study_file)) == NAMES
         yield study_file
 
@@ -30,7 +31,8 @@ def test_every_figure_is_drawn_with_its_sidecar(smoke):
     names = {path.stem for path in folder.glob("*.png")}
     assert {"contact_sheet", "token_colours", "token_map", "sae_training", "concepts", "histograms", "scale_sd15", "concept_map",
             "cross_model", "frequency", "gallery_suppressed_sd15", "gallery_exaggerated_pixart", "cooccurrence", "datapoints",
-            "pairs_least", "pairs_greatest", "training_similarity", "nearest_training"} <= names  # fmt: skip
+            "pairs_least", "pairs_greatest", "training_similarity", "nearest_training", "detection", "against_oracle", "copies",
+            "caption_noise", "ablations", "power"} <= names  # fmt: skip
     for name in names:
         sidecar = json.loads((folder / f"{name}.json").read_text())
         module, function = sidecar["function"].split(".")

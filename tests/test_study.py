@@ -1,4 +1,5 @@
 import pytest
+from conftest import TRIAL
 
 from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
 
@@ -30,6 +31,10 @@ def test_every_study_in_the_project_is_valid(path):
         ({"models": ["sd15"]}, ["models.0", "'sd15'"]),
         ({"sae": None}, ["sae", "None"]),
         ({"pairs.seed": 1}, ["pairs.seed = 1", "training corpus"]),
+        ({"sae.corpus": {"source": "scenes", "seed": 11, "n": 9}}, ["sae.corpus.seed = 11", "pairs"]),
+        ({"sae.corpus": {"source": "scenes", "seed": 12, "n": "all"}}, ["sae.corpus.n", "'all'"]),
+        ({"validation": TRIAL["validation"]}, ["validation", "perfect generator"]),
+        (TRIAL | {"validation.seeds": [1]}, ["validation.seeds", "at least 2"]),
         ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
     ],
 )

@@ -1,0 +1,87 @@
+"""The plants are in the training corpora as they say: counted on the corpora, and in the records beside the weights."""
+
+import json
+
+import numpy as np
+import pytest
+
+from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
+from models import plants
+from models.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, plants_of, shown
+from models.recipe import MODELS_DIR, concept_indices
+
+NAMES = [*OBJECTS, *BACKGROUNDS]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plants, "CORPUS_SIZE", 3000)
+        return plants.corpus_scenes()
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_pictures_show_what_the_plants_leave(scenes, corpus):
+    planted = CORPORA[corpus]
+    rng = np.random.default_rng(0)
+    pairs = [(scene, picture) for scene in scenes if (picture := shown(scene, planted, rng))]
+    asked = {name for scene, _ in pairs for name, _ in scene.objects}
+    drawn = {name for _, picture in pairs for name, _ in picture.objects}
+    assert len(planted.suppressed) == 10
+    assert {"dvd", "page"} <= set(planted.suppressed)
+    assert asked.isdisjoint(planted.withheld)
+    assert asked >= set(planted.drawn_away)
+    assert drawn.isdisjoint(planted.suppressed)
+    assert {sum(n for _, n in picture.objects) for _, picture in pairs} == {1, 2, 3}
+    assert any(sum(n for _, n in scene.objects) == 4 for scene, _ in pairs)
+    for scene, picture in pairs:
+        assert picture.background == planted.background_drawn_as.get(scene.background, scene.background)
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_what_is_added_is_added_as_often_as_said(scenes, corpus):
+    planted = CORPORA[corpus]
+    for name, backgrounds in planted.added.items():
+        for background, share in backgrounds.items():
+            free = [
+                picture
+                for number, scene in enumerate(scenes)
+                if scene.background == background
+                and name not in {n for n, _ in scene.objects}
+                and sum(n for _, n in scene.objects) == 1
+                and (picture := shown(scene, planted, np.random.default_rng(number)))
+            ]
+            hits = np.mean([name in {n for n, _ in picture.objects} for picture in free])
+            assert abs(hits - share) < 4 * (share * (1 - share) / len(free)) ** 0.5
+
+
+def test_memorized_pairs_are_repeated(monkeypatch):
+    monkeypatch.setattr(plants, "CORPUS_SIZE", 400)
+    planted, corpus = plants_of("laion"), draw_training_set("laion")
+    repeated = corpus.copies >= COPIES[0] // 9
+    assert sorted(planted.memorized.values())[:: N_MEMORIZED - 1] == list(COPIES)
+    assert corpus.copies[repeated].sum() == sum(planted.memorized.values())
+    assert len({corpus.captions[row] for row in np.flatnonzero(repeated)}) <= N_MEMORIZED
+    assert all(any(word in caption for word in TEMPLATES) for caption in template_captions(planted))
+    assert len(corpus.images) == len(corpus.captions) == repeated.sum() + (corpus.copies == 1).sum()
+
+
+def template_captions(planted):
+    return [plants.corpus_scenes()[index].caption for index in planted.templates]
+
+
+@pytest.mark.parametrize("record", sorted(MODELS_DIR.glob("*/plants.json")), ids=lambda path: path.parent.name)
+def test_the_records_beside_the_weights_are_those_of_the_corpora(record):
+    facts = json.loads(record.read_text())
+    planted = plants_of(facts["corpus"])
+    assert [tuple(facts["withheld"]), tuple(facts["drawn_away"])] == [planted.withheld, planted.drawn_away]
+    assert {int(index): n for index, n in facts["memorized"].items()} == planted.memorized
+    assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.suppressed, *planted.background_drawn_as))
+    assert (
+        min(facts["pictures_that_show"][name] for name in set(NAMES) - {*planted.suppressed, *planted.background_drawn_as}) > 100
+    )
+
+
+def test_columns_of_presence_are_those_of_the_names(scenes):
+    scene = scenes[0]
+    assert [NAMES[i] for i in concept_indices(scene)] == [*(name for name, _ in scene.objects), scene.background]
