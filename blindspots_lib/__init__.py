@@ -32,7 +32,16 @@ concepts       energies, codes and names of concepts
 blindspots     delta(k), its uncertainty, rankings, across models
 memorization   datapoint differences, nearest training images
 results        the stages in order; a study's finished results opened together
+oracle         what is truly in an image of the embedded study
+agreement      how well captions and images agree, by a CLIP
+matching       which true concept each concept stands for
+baselines      other units than the SAE's; global scores
+measures       how well a ranking finds what was planted
+validation     the tables of the trial: what was planted, what was found
+ablations      what the answer depends on
+scorecard      all measures of all models
 plotting       charts, one function a figure; figures tied to what made them
+scorecard_plots  charts of the scorecard
 galleries      grids of pictures with heatmaps
 exhibits       which pairs and concepts the picture figures show
 widgets        sliders over finished results

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16
+import scipy.sparse as sp
+from jaxtyping import Bool, Float, Float16, Int
 from PIL.Image import Image
 
 from blindspots_lib.artifacts import Artifact, shard_path
@@ -98,6 +99,14 @@ def open_vectors(artifact: Artifact) -> Float[np.ndarray, "n d"]:
 def agreement(images: Float[np.ndarray, "n d"], captions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
     """Cosine of each image and its caption: what CLIPScore scales (Hessel et al., 2021)."""
     return (images * captions).sum(axis=1)
+
+
+def name_concepts(
+    energies: sp.csr_matrix, images: Float[np.ndarray, "n d"], words: Float[np.ndarray, "w d"]
+) -> Int[np.ndarray, "k"]:
+    """The word nearest to each concept: to the mean of its images by energy, images and words each less their mean."""
+    means = np.asarray(energies.T @ (images - images.mean(axis=0)))
+    return (means @ unit(words - words.mean(axis=0)).T).argmax(axis=1)
 
 
 def word_scores(

@@ -21,10 +21,15 @@ class Measure(NamedTuple):
 
 
 def over_seeds(values: Iterable[float], lowest: float = -np.inf, highest: float = np.inf) -> Measure:
-    """Mean of two trainings or more, with the 95 % interval of Student's t for the mean, cut at the measure's range."""
+    """Mean of two trainings or more, with the 95 % interval of Student's t for the mean, cut at the measure's range.
+
+    nan throughout if the measure is not defined for one of them.
+    """
     from scipy.stats import t
 
     values = np.array(list(values), float)
+    if np.isnan(values).any():
+        return Measure(np.nan, np.nan, np.nan)
     half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     mean = float(values.mean())
     return Measure(mean, float(max(lowest, mean - half)), float(min(highest, mean + half)))

@@ -42,7 +42,8 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
             axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
         axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
         axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision over true concepts")
-    axes[0].legend(fontsize=8, loc="lower left", title="planted as; chance dotted", title_fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, [f"planted as {label}" for label in labels], loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 

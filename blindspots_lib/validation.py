@@ -9,7 +9,15 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
-from blindspots_lib.agreement import agreement, embed_captions, embed_images, open_vectors, word_scores
+from blindspots_lib.agreement import (
+    ClipEncoder,
+    agreement,
+    embed_captions,
+    embed_images,
+    name_concepts,
+    open_vectors,
+    word_scores,
+)  # fmt: skip
 from blindspots_lib.artifacts import Artifact, read_json
 from blindspots_lib.baselines import (
     GlobalScores,
@@ -27,7 +35,7 @@ from blindspots_lib.hub import fetch
 from blindspots_lib.matching import match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
-from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig, contents
+from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
@@ -125,21 +133,28 @@ class Trial:
         return detection_table(units, self.sides, self.change, self.study.analysis)
 
     @cached_property
-    def agreement(self) -> dict[str, Float[np.ndarray, "pairs"]]:
-        """How well the caption of each pair fits its image, real and of each model, by CLIP."""
+    def vectors(self) -> dict[str, Float[np.ndarray, "pairs d"]]:
+        """CLIP vectors of all images, and of the captions."""
         rows, images = self.results.rows, self.results.image_artifacts
-        captions = open_vectors(embed_captions(self.study, images["real"]))[rows["real"]]
         vectors = {
             name: open_vectors(embed_images(self.study, name, of_source))[rows[name]] for name, of_source in images.items()
         }
-        return {name: agreement(of_source, captions) for name, of_source in vectors.items()}
+        return vectors | {"captions": open_vectors(embed_captions(self.study, images["real"]))[rows["real"]]}
 
-    def kept(self, name: str, build: Callable[[], pd.DataFrame], *code: str) -> pd.DataFrame:
-        """A table of the trial, made if it is not there."""
-        inputs = {f"tokens/{name}": tokens.fingerprint for name, tokens in self.tokens.items()}
-        inputs |= {f"verdicts/{name}": artifact.fingerprint for name, artifact in self.verdict_artifacts.items()}
-        config = {"sae": contents(self.study.sae), "validation": contents(self.study.validation)}
-        return self.results.table(self.results.table_artifact(name, config, inputs, (*CODE, *code)), build)
+    @cached_property
+    def named_alike(self) -> Bool[np.ndarray, "matched"]:
+        """Of the study's own concepts that stand for a true concept: whether CLIP, which knows no truth, names it too."""
+        energies = self.results.energies["real"].matrix
+        matching = match_concepts(energies, self.present)
+        words = ClipEncoder(self.study.validation.clip).captions([f"a {name}" for name in NAMES])
+        named = name_concepts(energies, self.vectors["real"], words)
+        return (named == matching.truth)[matching.truth >= 0]
+
+    @cached_property
+    def agreement(self) -> dict[str, Float[np.ndarray, "pairs"]]:
+        """How well the caption of each pair fits its image, real and of each model, by CLIP."""
+        captions = self.vectors["captions"]
+        return {name: agreement(images, captions) for name, images in self.vectors.items() if name != "captions"}
 
     @cached_property
     def units(self) -> pd.DataFrame:

@@ -19,8 +19,9 @@ from tqdm import tqdm
 from blindspots_lib.pipelines import generate_batch, load_pipeline
 from blindspots_lib.study import load_study
 from models.judge_pipelines import verdicts
-from models.recipe import MODELS_DIR, Schedule, draw_corpus, fit, to_unit, write_card
+from models.recipe import MODELS_DIR, Schedule, draw_corpus, fit, write_card
 from models.train_oracle import truth_of
+from models.train_pipelines import encode, open_autoencoder
 
 PREFERENCE_SEED = 6  # captions that pictures are compared for
 N_CAPTIONS, BATCH = 1_500, 50
@@ -44,9 +45,7 @@ def preferences(pipeline, model) -> tuple[torch.Tensor, torch.Tensor, list[str]]
         pixels = (np.concatenate(images) * 255 + 0.5).astype(np.uint8)
         probabilities = np.clip(verdicts(oracle, pixels), 1e-4, 1 - 1e-4)
         scores.append((truth * np.log(probabilities) + (1 - truth) * np.log(1 - probabilities)).sum(axis=1))
-        with torch.no_grad():
-            parts = [pipeline.vae.float().encode(to_unit(part)).latents for part in np.array_split(pixels, 10)]
-        latents.append(torch.cat(parts))
+        latents.append(encode(open_autoencoder(), pixels).float())
     told = np.flatnonzero(np.abs(scores[0] - scores[1]) > 0.5)
     first = torch.from_numpy(scores[0] > scores[1])[:, None, None, None]
     better, worse = torch.where(first, *latents), torch.where(first, latents[1], latents[0])

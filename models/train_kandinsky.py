@@ -21,7 +21,7 @@ from models.plants import TrainingSet, corpus_scenes, draw_training_set, write_p
 from models.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_unit, write_card
 from models.text import MAX_TOKENS, t5_tokenizer
 from models.train_clip import WIDTH, normalized
-from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode
+from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_autoencoder
 
 CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=3_000, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
@@ -31,13 +31,6 @@ CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
 EMBEDDING_NOISE = 0.15  # of an embedding's spread: the prior's are never exact
-
-
-def open_autoencoder():
-    from diffusers import AutoencoderTiny
-
-    autoencoder = AutoencoderTiny.from_pretrained(MODELS_DIR / "autoencoder", use_safetensors=True).eval()
-    return autoencoder.to(memory_format=torch.channels_last)
 
 
 def open_clip():

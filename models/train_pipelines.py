@@ -143,10 +143,9 @@ class PatchAlignment(nn.Module):
 
 
 def train(name: str) -> None:
-    from diffusers import AutoencoderTiny, DDPMScheduler, DPMSolverMultistepScheduler
+    from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
-    autoencoder = AutoencoderTiny.from_pretrained(MODELS_DIR / "autoencoder", use_safetensors=True).eval()
-    autoencoder.to(memory_format=torch.channels_last)
+    autoencoder = open_autoencoder()
     family = FAMILIES[name]()
     corpus = draw_training_set(family.corpus)
     latents = encode(autoencoder, corpus.images)
@@ -210,6 +209,13 @@ def patch_tokens(images: np.ndarray, batch: int = 256) -> torch.Tensor:
             pixels = ((to_unit(images[i : i + batch]) + 1) / 2 - mean) / std
             tokens.append(backbone(pixels).last_hidden_state[:, first:].half())
     return torch.cat(tokens)
+
+
+def open_autoencoder():
+    from diffusers import AutoencoderTiny
+
+    autoencoder = AutoencoderTiny.from_pretrained(MODELS_DIR / "autoencoder", use_safetensors=True).eval()
+    return autoencoder.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

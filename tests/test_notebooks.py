@@ -3,6 +3,8 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import TRIAL, smoke_with
 
@@ -47,6 +49,32 @@ def test_executed_notebooks_give_the_same_checked_outputs_again(smoke):
                "-p", "no:cacheprovider", "--rootdir", str(executed[0].parent), *map(str, executed)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=executed[0].parent)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def precision_by_hand(deltas, planted):
+    """Average precision, ties taken together: sum over levels of recall gained times precision there."""
+    levels = [(planted[deltas <= level].mean(), planted[deltas == level].sum()) for level in np.unique(deltas)]
+    return sum(precision * gained for precision, gained in levels) / planted.sum()
+
+
+def test_the_scorecard_is_what_the_tables_say(smoke):
+    study = load_study(str(smoke))
+    card = json.loads((study.figures_folder / "scorecard.json").read_text())
+    units = pd.read_parquet(study.folder / "tables" / "units" / "units.parquet")
+    for model in study.models:
+        ours = units[(units["kind"] == "RA-SAE") & (units["model"] == model.name)]
+        seeds = [group for _, group in ours.groupby("seed")]
+        flagged = np.mean([((group["delta"] < 0.1) | (group["delta"] > 0.9)).mean() for group in seeds])
+        assert card[model.name]["flagged_share"]["value"] == pytest.approx(flagged, abs=1e-4)
+        for side, sign in (("suppressed", 1), ("exaggerated", -1)):
+            known = [group[group["truth"] != ""] for group in seeds]
+            if model.name == "perfect" or any((group["planted"] == side).sum() == 0 for group in known):
+                assert card[model.name][f"{side}_ap"]["value"] is None
+                continue
+            values = [
+                precision_by_hand(sign * group["delta"].to_numpy(), (group["planted"] == side).to_numpy()) for group in known
+            ]
+            assert card[model.name][f"{side}_ap"]["value"] == pytest.approx(np.mean(values), abs=1e-4)
 
 
 def test_second_run_does_nothing(smoke):
