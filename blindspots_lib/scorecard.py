@@ -42,12 +42,15 @@ def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) 
 
 
 def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
-    """Of the study's own SAE: skewness, and how many of the 95 % intervals leave out 0.5."""
+    """Of the study's own SAE: skewness, the share of intervals that leave out 0.5, the spread of datapoint differences."""
     concepts, analysis = trial.results.concepts, trial.study.analysis
     shape = distribution_shape(ranked_deltas(concepts, model).to_numpy(), analysis)
     ranked = concepts[concepts[f"ranked_{model}"]]
     sure = ((ranked[f"high_{model}"] < 0.5) | (ranked[f"low_{model}"] > 0.5)).to_numpy()
+    datapoints = trial.results.datapoints
+    spread = datapoints.loc[datapoints["model"] == model, "datapoint_delta"].to_numpy()
     return {
+        "datapoint_spread": resampled(lambda deltas: float(deltas.std()), spread, seed=analysis.seed),
         "skewness": Measure(shape.skewness, shape.skewness_low, shape.skewness_high),
         "sure_share": resampled(lambda hits: float(hits.mean()), sure, seed=analysis.seed),
     }
@@ -83,7 +86,7 @@ def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure
 def write_scorecard(card: Card, path) -> None:
     """One JSON: model -> measure -> {"value", "low", "high"}; null where a model has no such thing planted, or no interval."""
     plain = {
-        model: {name: {key: None if np.isnan(number) else round(number, 4) for key, number in measure._asdict().items()}
+        model: {name: {key: None if np.isnan(number) else float(f"{number:.4g}") for key, number in measure._asdict().items()}
                 for name, measure in measures.items()}
         for model, measures in card.items()
     }  # fmt: skip

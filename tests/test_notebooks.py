@@ -65,7 +65,7 @@ def test_the_scorecard_is_what_the_tables_say(smoke):
         ours = units[(units["kind"] == "RA-SAE") & (units["model"] == model.name)]
         seeds = [group for _, group in ours.groupby("seed")]
         flagged = np.mean([((group["delta"] < 0.1) | (group["delta"] > 0.9)).mean() for group in seeds])
-        assert card[model.name]["flagged_share"]["value"] == pytest.approx(flagged, abs=1e-4)
+        assert card[model.name]["flagged_share"]["value"] == pytest.approx(flagged, rel=1e-3)
         for side, sign in (("suppressed", 1), ("exaggerated", -1)):
             known = [group[group["truth"] != ""] for group in seeds]
             if model.name == "perfect" or any((group["planted"] == side).sum() == 0 for group in known):
@@ -74,7 +74,7 @@ def test_the_scorecard_is_what_the_tables_say(smoke):
             values = [
                 precision_by_hand(sign * group["delta"].to_numpy(), (group["planted"] == side).to_numpy()) for group in known
             ]
-            assert card[model.name][f"{side}_ap"]["value"] == pytest.approx(np.mean(values), abs=1e-4)
+            assert card[model.name][f"{side}_ap"]["value"] == pytest.approx(np.mean(values), rel=1e-3)
 
 
 def test_second_run_does_nothing(smoke):

@@ -10,6 +10,7 @@ from standin_hub import COMMIT
 from blindspots_lib.images import encode_png, shrunk
 from blindspots_lib.pairs import ImageStore, collect_corpus, collect_pairs, read_pair_table, shards_of
 from blindspots_lib.parts import SAEConfig
+from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import StudyError
 
 PICTURES = [encode_png(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(12)]
@@ -97,6 +98,13 @@ def test_an_sae_learns_from_a_folder_of_images_at_any_depth(make_study, tmp_path
     assert max(path.stat().st_size for path in shards_of(artifact)) < 8_000  # named where they lie, not copied
     with pytest.raises(StudyError, match=r"sae.corpus.n = 50: .* has only 12 images"):
         collect_corpus(make_study({"sae.corpus": {"path": str(tmp_path), "n": 50}}))
+
+
+def test_a_corpus_may_be_scenes_of_its_own(make_study):
+    artifact = collect_corpus(make_study({"sae.corpus": {"source": "scenes", "seed": 12, "n": 5, "shard_size": 2}}))
+    images = ImageStore(artifact)
+    assert len(images.row_of) == artifact.facts["n_images"] == 5
+    assert np.array_equal(images["image-00000004"], draw_scene(12, 4)[1].image)
 
 
 def test_a_large_photograph_is_kept_smaller_and_a_small_one_as_it_is():
