@@ -18,7 +18,7 @@ from blindspots_lib.agreement import (
     open_vectors,
     word_scores,
 )  # fmt: skip
-from blindspots_lib.artifacts import Artifact, read_json
+from blindspots_lib.artifacts import Artifact, fingerprint_of, read_json
 from blindspots_lib.baselines import (
     GlobalScores,
     amounts_of,
@@ -155,6 +155,16 @@ class Trial:
         """How well the caption of each pair fits its image, real and of each model, by CLIP."""
         captions = self.vectors["captions"]
         return {name: agreement(images, captions) for name, images in self.vectors.items() if name != "captions"}
+
+    def kept(self, name: str, build: Callable[[], pd.DataFrame], *code: str) -> pd.DataFrame:
+        """A table of the trial, made if it is not there."""
+        inputs = {f"tokens/{source}": tokens.fingerprint for source, tokens in self.tokens.items()}
+        inputs |= {f"verdicts/{source}": artifact.fingerprint for source, artifact in self.verdict_artifacts.items()}
+        inputs["corpus"] = training_tokens(self.study).fingerprint
+        inputs |= {f"planted/{model.name}": fingerprint_of(self.sides[model.name].to_dict()) for model in self.study.models}
+        study = self.study
+        config = {"sae": contents(study.sae), "validation": contents(study.validation), "analysis": contents(study.analysis)}
+        return self.results.table(self.results.table_artifact(name, config, inputs, (*CODE, *code)), build)
 
     @cached_property
     def units(self) -> pd.DataFrame:
