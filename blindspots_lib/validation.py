@@ -35,7 +35,7 @@ from blindspots_lib.hub import fetch
 from blindspots_lib.matching import match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
-from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig
+from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig, contents
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
