@@ -117,13 +117,23 @@ def gather_statistics(study: Study, energies: Artifact, rows: Int[np.ndarray, "p
 
 
 class TokenCodes:
-    """Codes of the tokens of single images, memory-mapped, for heatmaps."""
+    """Codes of the tokens of single images, memory-mapped: for heatmaps, and to compare two images place by place."""
 
     def __init__(self, artifact: Artifact):
-        self.layout = TokenLayout(**artifact.facts["layout"])
+        self.layout, self.n_concepts = TokenLayout(**artifact.facts["layout"]), artifact.facts["n_concepts"]
         self.indices = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.indices.npy"))]
         self.values = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.values.npy"))]
         self.starts = np.cumsum([0, *(len(shard) for shard in self.indices)])
+
+    def patch_codes(self, rows: Int[np.ndarray, "n"]) -> sp.csr_matrix:
+        """The codes of all patches of the images at `rows`, one below the other: (n * patches, k)."""
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        patches = self.layout.patches
+        indices = np.stack([self.indices[s][row - self.starts[s], patches] for s, row in zip(shards, rows, strict=True)])
+        values = np.stack([self.values[s][row - self.starts[s], patches] for s, row in zip(shards, rows, strict=True)])
+        n, t, a = values.shape
+        found = (values.ravel().astype(np.float32), (np.repeat(np.arange(n * t), a), indices.ravel().astype(np.int64)))
+        return sp.coo_matrix(found, shape=(n * t, self.n_concepts)).tocsr()
 
     def heatmap(self, row: int, concept: int) -> Float[np.ndarray, "side side"]:
         """Where one concept fires in the image at `row`: its code at every patch."""

@@ -132,10 +132,11 @@ def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 def copy_scores(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "n"]]:
     """What could tell that a model copied a pair, from its row of the memorization table: greater where it did, by name."""
-    nearer, similar = -table["energy_distance"].to_numpy(), table["training_similarity"].to_numpy()
+    nearer, similar = -table["distance_in_place"].to_numpy(), table["training_similarity"].to_numpy()
     return {
-        "energy distance": nearer,
+        "distance in place": nearer,
+        "energy distance": -table["energy_distance"].to_numpy(),
         "datapoint difference": -np.abs(table["datapoint_delta"].to_numpy() - 0.5),
         "nearest training image": similar,
-        "distance and nearest": ranks(nearer) + ranks(similar),
+        "in place and nearest": ranks(nearer) + ranks(similar),
     }

@@ -9,8 +9,11 @@ from jaxtyping import Float, Int
 from scipy.special import expit
 
 from blindspots_lib.artifacts import Artifact
+from blindspots_lib.concepts import TokenCodes
 from blindspots_lib.features import image_descriptor, open_array
 from blindspots_lib.tokens import TokenSource
+
+BLOCK = 500  # pairs whose codes are held at a time
 
 
 def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
@@ -27,6 +30,20 @@ def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.n
 def energy_distance(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
     """||xi(x') - xi(x)||_2 per pair: 0 only if every concept has the same energy in both images."""
     return np.sqrt(np.asarray((generated - real).power(2).sum(axis=1)).ravel())
+
+
+def distance_in_place(
+    generated: TokenCodes, real: TokenCodes, generated_rows: Int[np.ndarray, "pairs"], real_rows: Int[np.ndarray, "pairs"]
+) -> Float[np.ndarray, "pairs"]:
+    """||z(x') - z(x)||_2 per pair, over all patches: 0 only if every patch has the same codes in both images.
+
+    Energies forget where things stand, so that a good drawing of the same things is as near as a copy; codes do not.
+    """
+    parts = []
+    for block in np.array_split(np.arange(len(real_rows)), -(-len(real_rows) // BLOCK)):
+        difference = generated.patch_codes(generated_rows[block]) - real.patch_codes(real_rows[block])
+        parts.append(np.asarray(difference.power(2).sum(axis=1)).reshape(len(block), -1).sum(axis=1))
+    return np.sqrt(np.concatenate(parts))
 
 
 class Neighbours(NamedTuple):
@@ -48,15 +65,21 @@ def nearest_training_images(tokens: TokenSource, corpus: Artifact, rows: Int[np.
     return Neighbours(similarity[:, 0], neighbours[:, 0])
 
 
-def datapoint_table(pair_ids: list[str], energies: dict[str, sp.csr_matrix], neighbours: dict[str, Neighbours]) -> pd.DataFrame:
-    """One row a pair and model; `energies` and `neighbours` hold "real" too (the level of images nobody copied)."""
+def datapoint_table(
+    pair_ids: list[str], energies: dict[str, sp.csr_matrix], in_place: dict[str, Float[np.ndarray, "pairs"]],
+    neighbours: dict[str, Neighbours],
+) -> pd.DataFrame:  # fmt: skip
+    """One row a pair and model; `energies` and `neighbours` hold "real" too (the level of images nobody copied).
+
+    `in_place` are the models' distances in place.
+    """
     parts = []
     for model, matrix in energies.items():
         if model == "real":
             continue
         columns = {
             "pair_id": pair_ids, "model": model, "datapoint_delta": datapoint_delta(matrix, energies["real"]),
-            "energy_distance": energy_distance(matrix, energies["real"]),
+            "energy_distance": energy_distance(matrix, energies["real"]), "distance_in_place": in_place[model],
         }  # fmt: skip
         if neighbours:
             columns |= {"training_similarity": neighbours[model].similarity, "training_index": neighbours[model].index,

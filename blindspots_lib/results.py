@@ -13,7 +13,7 @@ from blindspots_lib.elsewhere import take_images
 from blindspots_lib.features import embed_training_corpus
 from blindspots_lib.formats import import_sae
 from blindspots_lib.generation import generate_images
-from blindspots_lib.memorization import datapoint_table, nearest_training_images
+from blindspots_lib.memorization import datapoint_table, distance_in_place, nearest_training_images
 from blindspots_lib.pairs import ImageStore, PairTable, collect_corpus, collect_pairs, complete_pairs, read_pair_table
 from blindspots_lib.parts import MadeElsewhere, Model, PerfectGenerator, ScenePairs, TrainedSAE, contents
 from blindspots_lib.perfect import draw_afresh
@@ -156,7 +156,9 @@ class Results:
         inputs = {source: artifact.fingerprint for source, artifact in self.energy_artifacts.items()}
         corpus = self.study.training_corpus
         config = {"training_corpus": corpus.model_dump() if corpus else None}
-        return self.table(self.table_artifact("datapoints", config, inputs, ("memorization", "features")), self.build_datapoints)
+        return self.table(
+            self.table_artifact("datapoints", config, inputs, ("memorization", "features", "concepts")), self.build_datapoints
+        )
 
     def build_datapoints(self) -> pd.DataFrame:
         neighbours = {}
@@ -167,7 +169,12 @@ class Results:
             if isinstance(self.study.pairs, ScenePairs):
                 neighbours["real"].similarity[self.are_public(self.study.pairs)] = np.nan
         matrices = {source: energies.matrix for source, energies in self.energies.items()}
-        return datapoint_table(self.pair_ids, matrices, neighbours)
+        codes, rows = self.codes, self.rows
+        in_place = {
+            model.name: distance_in_place(codes[model.name], codes["real"], rows[model.name], rows["real"])
+            for model in self.study.models
+        }
+        return datapoint_table(self.pair_ids, matrices, in_place, neighbours)
 
     def are_public(self, config: ScenePairs) -> np.ndarray:
         """Which of the complete pairs models may have been trained on: (pairs,) bool."""

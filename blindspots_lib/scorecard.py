@@ -61,8 +61,9 @@ def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure
     table = copies[copies["model"] == model]
     copied = (table["copies"] > 0).to_numpy()
     names = {
-        "energy distance": "memorization", "nearest training image": "memorization_neighbour",
-        "datapoint difference": "memorization_datapoint", "distance and nearest": "memorization_both",
+        "distance in place": "memorization", "energy distance": "memorization_energy",
+        "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
+        "in place and nearest": "memorization_both",
     }  # fmt: skip
     scores = copy_scores(table)
     return {

@@ -86,8 +86,9 @@ def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> Figure:
     """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
     models = [model for model in trial.study.models if trial.planted[model.name].memorized]
     scores = {
-        "energy distance": "memorization", "datapoint difference": "memorization_datapoint",
-        "nearest training image": "memorization_neighbour", "distance and nearest": "memorization_both",
+        "distance in place": "memorization", "energy distance": "memorization_energy",
+        "datapoint difference": "memorization_datapoint",
+        "nearest training image": "memorization_neighbour", "in place and nearest": "memorization_both",
     }  # fmt: skip
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
     labels = {"auroc": "area under the ROC curve", "precision": "precision at 1 % false positives"}
@@ -142,7 +143,7 @@ def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
     def told(measure: Measure) -> str:
         if np.isnan(measure.value):
             return "–"
-        return f"{measure.value:.2f}" + ("" if np.isnan(measure.low) else f" [{measure.low:.2f}, {measure.high:.2f}]")
+        return f"{measure.value:.3g}" + ("" if np.isnan(measure.low) else f" [{measure.low:.3g}, {measure.high:.3g}]")
 
     return pd.DataFrame({model: {name: told(measure) for name, measure in measures.items()} for model, measures in card.items()})
 

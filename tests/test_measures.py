@@ -58,11 +58,12 @@ def test_the_true_change_is_that_of_the_frequency():
 
 def test_copies_are_told_by_small_distances_and_near_neighbours():
     table = pd.DataFrame({
-        "energy_distance": [1.0, 2.0, 3.0], "datapoint_delta": [0.5, 0.4, 0.7], "training_similarity": [0.7, 0.9, 0.8],
+        "distance_in_place": [1.0, 2.0, 3.0], "energy_distance": [3.0, 2.0, 1.0], "datapoint_delta": [0.5, 0.4, 0.7],
+        "training_similarity": [0.7, 0.9, 0.8],
     })  # fmt: skip
     scores = copy_scores(table)
-    assert [np.argsort(-scores[name]).tolist() for name in list(scores)[:3]] == [[0, 1, 2], [0, 1, 2], [1, 2, 0]]
-    np.testing.assert_allclose(scores["distance and nearest"], [5 / 6 + 1 / 6, 1 / 2 + 5 / 6, 1 / 6 + 1 / 2])
+    assert [np.argsort(-scores[name]).tolist() for name in list(scores)[:4]] == [[0, 1, 2], [2, 1, 0], [0, 1, 2], [1, 2, 0]]
+    np.testing.assert_allclose(scores["in place and nearest"], [5 / 6 + 1 / 6, 1 / 2 + 5 / 6, 1 / 6 + 1 / 2])
 
 
 def test_precision_at_one_percent_of_false_positives():

@@ -3,9 +3,18 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from blindspots_lib import memorization
 from blindspots_lib.artifacts import Artifact
+from blindspots_lib.concepts import TokenCodes
 from blindspots_lib.features import TokenLayout, image_descriptor, save_array
-from blindspots_lib.memorization import datapoint_delta, energy_distance, extreme_pairs, nearer_than_real, nearest_training_images
+from blindspots_lib.memorization import (
+    datapoint_delta,
+    distance_in_place,
+    energy_distance,
+    extreme_pairs,
+    nearer_than_real,
+    nearest_training_images,
+)  # fmt: skip
 from blindspots_lib.tokens import StoredTokens
 
 
@@ -30,6 +39,32 @@ def test_energy_distance_is_euclidean_and_zero_for_equal_energies(energies):
     actual = energy_distance(sp.csr_matrix(generated), sp.csr_matrix(real))
     np.testing.assert_allclose(actual, np.linalg.norm(generated - real, axis=1), rtol=1e-6)
     assert actual[2] == 0
+
+
+def stored_codes(folder, dense):
+    """TokenCodes of a CLS token and patches, (images, 1 + patches, k) dense codes with two active at most."""
+    order = np.argsort(-dense, axis=-1)[..., :2]
+    for shard, part in enumerate(np.array_split(np.arange(len(dense)), 2)):
+        save_array(folder / f"shard-{shard:05d}.indices.npy", order[part].astype(np.uint32))
+        save_array(folder / f"shard-{shard:05d}.values.npy", np.take_along_axis(dense, order, -1)[part].astype(np.float16))
+    artifact = Artifact(folder, "test", {}, {}, ())
+    artifact.finish(layout=TokenLayout(n_registers=0, patches_per_side=2, width=4)._asdict(), n_concepts=dense.shape[-1])
+    return TokenCodes(artifact)
+
+
+def test_distance_in_place_is_that_of_dense_codes_and_sees_what_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(memorization, "BLOCK", 2)
+    rng = np.random.default_rng(0)
+    real = np.round(rng.exponential(2.0, (5, 5, 7)) * (rng.random((5, 5, 7)) < 0.25), 1)
+    real[np.cumsum(real > 0, axis=-1) > 2] = 0
+    generated = real[[1, 0, 2, 3, 4]].copy()
+    generated[4, 1:] = real[4, [2, 1, 4, 3]]  # the same patches elsewhere: the same energies
+    rows = np.array([1, 0, 2, 4])
+    found = distance_in_place(stored_codes(tmp_path / "g", generated), stored_codes(tmp_path / "r", real), rows, rows)
+    expected = np.sqrt(np.square(generated[rows, 1:] - real[rows, 1:]).sum(axis=(1, 2)))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert found[2] == 0
+    assert found[3] > 0
 
 
 def test_extreme_pairs_are_ordered_from_the_ends():
