@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from blindspots_lib.study import PROJECT_ROOT
+from blindspots_lib.study import PROJECT_ROOT, load_study
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -19,7 +19,10 @@ def interval(entry, value, sign=""):
     return " ".join([f"{entry[value]:{sign}.2f}", f"[{entry[low]:{sign}.2f}, {entry[high]:{sign}.2f}]"]).replace("-", "−")
 
 
-@pytest.mark.parametrize("model", ["sd15", "pixart", "perfect"])
+MODELS = [model.name for model in load_study("mini").models]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_numbers_are_those_of_the_figures(model):
     assert interval(numbers("histograms")[model], "skewness", "+") in README
     assert interval(numbers("frequency")[model], "r") in README
@@ -27,10 +30,37 @@ def test_numbers_are_those_of_the_figures(model):
     assert f"{numbers('training_similarity')[model]['share']:.1%}".replace("%", " %") in README
 
 
-@pytest.mark.parametrize("model", ["sd15", "pixart"])
+MEASURES = (
+    "suppressed_ap", "suppressed_recall", "suppressed_found_share", "exaggerated_ap", "exaggerated_recall",
+    "exaggerated_found_share", "oracle_rho", "flagged_share", "sure_share", "memorization_auroc", "memorization_energy_auroc",
+    "memorization_neighbour_auroc", "memorization_precision", "noise_share", "noise_auroc", "frechet_distance", "precision",
+    "recall", "density", "coverage",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_scorecard_is_that_of_the_figures(measure):
+    card = json.loads((PROJECT_ROOT / "figures" / "mini" / "scorecard.json").read_text())
+    cells = " | ".join(told(card[model][measure]) for model in MODELS)
+    assert f" | {cells} |\n" in README
+
+
+def told(entry):
+    if entry["value"] is None:
+        return "–"
+    text = f"{entry['value']:.2f}" + ("" if entry["low"] is None else f" [{entry['low']:.2f}, {entry['high']:.2f}]")
+    return text.replace("-", "−")
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "perfect"])
 def test_quality_is_that_of_the_cards(model):
     card = (PROJECT_ROOT / "models" / "mini" / model / "README.md").read_text(encoding="utf-8")
-    for row in ("prompted objects that are present", "backgrounds as prompted", "number of objects as prompted"):
+    for row in (
+        "prompted objects present",
+        "the same, planted as suppressed",
+        "backgrounds as prompted",
+        "number of objects as prompted, 1 to 3 where none is added",
+    ):
         assert re.search(rf"^\| {row}, by the oracle \| (.*?);", card, re.M)[1] in README
 
 
