@@ -7,7 +7,9 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
 from blindspots_lib.pairs import PairTable
+from blindspots_lib.scenes import OBJECTS
 
+GROUP = "four objects"
 PURE = 0.5  # share of a concept's energy from which it stands for a true concept
 SEEN = 0.01  # share of the real images that a concept must fire on
 
@@ -20,9 +22,14 @@ class Matching(NamedTuple):
 
 
 def true_presence(pairs: PairTable, rows: Int[np.ndarray, "pairs"], names: list[str]) -> Bool[np.ndarray, "pairs names"]:
-    """Which true concepts the real images of the pairs at `rows` show."""
-    shown = [{concept["name"] for concept in pairs.concepts[row]} for row in rows]
+    """Which true concepts the real images of the pairs at `rows` show: objects, backgrounds, a group of four."""
+    shown = [concepts_of(pairs.concepts[row]) for row in rows]
     return np.array([[name in one for name in names] for one in shown], bool)
+
+
+def concepts_of(counts: list[dict]) -> set[str]:
+    n_objects = sum(concept["count"] for concept in counts if concept["name"] in OBJECTS)
+    return {concept["name"] for concept in counts} | ({GROUP} if n_objects == 4 else set())
 
 
 def match_concepts(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Matching:

@@ -32,7 +32,7 @@ from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
 from blindspots_lib.hub import fetch
-from blindspots_lib.matching import match_concepts, true_presence
+from blindspots_lib.matching import GROUP, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig, contents
@@ -43,7 +43,7 @@ from blindspots_lib.statistics import image_energies
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import fit_sae
 
-NAMES = [*OBJECTS, *BACKGROUNDS]
+NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
 CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", "sae", "topk")
@@ -70,7 +70,7 @@ def planted_in(model: Model) -> Planted:
         return Planted(memorized={})
     facts = read_json(fetch(model.unet or model) / "plants.json")
     return Planted(
-        frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"]}),
+        frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP}),
         frozenset({*facts["added"], *facts["background_drawn_as"].values()}),
         {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()},
     )
