@@ -127,13 +127,18 @@ class TokenCodes:
 
     def patch_codes(self, rows: Int[np.ndarray, "n"]) -> sp.csr_matrix:
         """The codes of all patches of the images at `rows`, one below the other: (n * patches, k)."""
-        shards = np.searchsorted(self.starts, rows, side="right") - 1
-        patches = self.layout.patches
-        indices = np.stack([self.indices[s][row - self.starts[s], patches] for s, row in zip(shards, rows, strict=True)])
-        values = np.stack([self.values[s][row - self.starts[s], patches] for s, row in zip(shards, rows, strict=True)])
-        n, t, a = values.shape
-        found = (values.ravel().astype(np.float32), (np.repeat(np.arange(n * t), a), indices.ravel().astype(np.int64)))
-        return sp.coo_matrix(found, shape=(n * t, self.n_concepts)).tocsr()
+        shards, patches = np.searchsorted(self.starts, rows, side="right") - 1, self.layout.patches
+        n_patches = self.layout.patches_per_side**2
+        parts = []
+        for shard in np.unique(shards):  # one may be wider than another
+            places = np.flatnonzero(shards == shard)
+            local = rows[places] - self.starts[shard]
+            indices, values = (codes[shard][local][:, patches] for codes in (self.indices, self.values))
+            tokens = places[:, None, None] * n_patches + np.arange(n_patches)[:, None]
+            parts.append((values.ravel(), np.broadcast_to(tokens, values.shape).ravel(), indices.ravel()))
+        values, tokens, indices = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        found = (values.astype(np.float32), (tokens, indices.astype(np.int64)))
+        return sp.coo_matrix(found, shape=(len(rows) * n_patches, self.n_concepts)).tocsr()
 
     def heatmap(self, row: int, concept: int) -> Float[np.ndarray, "side side"]:
         """Where one concept fires in the image at `row`: its code at every patch."""

@@ -116,7 +116,7 @@ def test_the_whole_study_runs_from_ids_and_commits(hub, paper):
     assert not list((folder / "hf/hub").rglob("*.bin"))
     asked = len(hub.requests)
     again = run(paper, "notebooks")
-    assert again.stdout.count("nothing has changed") == 5
+    assert again.stdout.count("nothing has changed") == 6
     assert len(hub.requests) == asked
 
 
