@@ -30,11 +30,13 @@ def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
     sae = {"sae": weights_fingerprint(study.sae)} if isinstance(study.sae, TrainedSAE) else {}
     if isinstance(study.sae, SAEConfig) and study.sae.corpus:
         sae = {f"corpus/{name}": value for name, value in corpus_inputs(study.sae.corpus).items()}
+    judges = {name: weights_fingerprint(judge) for name, judge in study.validation.judges.items()} if study.validation else {}
     return {
         "notebook": file_fingerprint(notebook), "study": fingerprint_of(study.model_dump(mode="json")),
         "code": fingerprint_of({path.name: file_fingerprint(path) for path in sources}),
         "packages": file_fingerprint(PROJECT_ROOT / "requirements.lock"),
-        "backbone": weights_fingerprint(study.backbone), **weights, **given, **sae, **source_inputs(study.pairs),
+        "backbone": weights_fingerprint(study.backbone), **weights, **judges, **given, **sae,
+        **source_inputs(study.pairs),
     }  # fmt: skip
 
 

@@ -357,6 +357,10 @@ class Validation(Part):
     clip: Weights  # for the agreement of captions and images
     seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]  # of the SAEs that are judged; none of them was tuned on
 
+    @property
+    def judges(self) -> dict[str, Weights]:
+        return {"oracle": self.oracle, "clip": self.clip}
+
 
 TAGS = {  # see describe
     "scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "perfect", "training", "trained",

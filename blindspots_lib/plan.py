@@ -47,8 +47,7 @@ def remote_parts(study: Study) -> Iterator[tuple[str, Place]]:
     if study.backbone.repo:
         yield "backbone", study.backbone
     if study.validation:
-        judges = {"oracle": study.validation.oracle, "clip": study.validation.clip}
-        yield from ((name, judge) for name, judge in judges.items() if judge.repo)
+        yield from ((name, judge) for name, judge in study.validation.judges.items() if judge.repo)
     if isinstance(study.sae, TrainedSAE) and study.sae.repo:
         yield "sae", study.sae
 

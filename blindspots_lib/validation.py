@@ -1,7 +1,7 @@
 """The trial of the instrument where the answers are known: what was planted, what was found, and what rivals would find."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -58,7 +58,7 @@ class Planted:
 
     suppressed: frozenset[str] = frozenset()  # true concepts
     exaggerated: frozenset[str] = frozenset()
-    memorized: Mapping[str, int] = None  # pair -> how often it is in the training corpus
+    memorized: Mapping[str, int] = field(default_factory=dict)  # pair -> how often it is in the training corpus
 
     def side(self, name: str) -> str:
         return "suppressed" if name in self.suppressed else "exaggerated" if name in self.exaggerated else ""
@@ -67,7 +67,7 @@ class Planted:
 def planted_in(model: Model) -> Planted:
     """The plants of a model, from the `plants.json` beside its weights; none of the perfect generator."""
     if isinstance(model, PerfectGenerator):
-        return Planted(memorized={})
+        return Planted()
     facts = read_json(fetch(model.unet or model) / "plants.json")
     return Planted(
         frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP}),

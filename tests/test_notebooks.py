@@ -81,6 +81,14 @@ def test_second_run_does_nothing(smoke):
     assert notebooks.run_study(str(smoke)) == []
 
 
+def test_notebooks_run_again_when_the_judges_change(make_study):
+    study = make_study(TRIAL)
+    notebook = PROJECT_ROOT / "notebooks" / "06_validation.ipynb"
+    exchanged = study.validation.model_copy(update={"oracle": study.validation.clip})
+    inputs = [notebooks.notebook_inputs(s, notebook) for s in (study, study.model_copy(update={"validation": exchanged}))]
+    assert {name for name in inputs[0] if inputs[0][name] != inputs[1][name]} == {"oracle", "study"}
+
+
 def test_missing_or_foreign_figure_is_drawn_again_and_no_stage_with_it(smoke):
     study = load_study(str(smoke))
     headers = {path: path.stat().st_mtime_ns for path in study.folder.rglob("header.json")}
