@@ -1,0 +1,28 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from blindspots_lib.ablations import largest_code, mean_code, power_rows
+
+
+@pytest.mark.parametrize(("reduce", "expected"), [(largest_code, np.max), (mean_code, np.mean)])
+def test_reductions_are_those_of_each_concepts_codes(reduce, expected):
+    rng = np.random.default_rng(0)
+    indices = np.stack([rng.permutation(6)[:2] for _ in range(4 * 5)]).reshape(4, 5, 2).astype(np.uint32)
+    values = rng.uniform(0.5, 2.0, (4, 5, 2)).astype(np.float16)
+    found = reduce(indices, values, 6).toarray()
+    for image in range(4):
+        for concept in range(6):
+            codes = values[image][indices[image] == concept]
+            assert found[image, concept] == pytest.approx(expected(codes) if len(codes) else 0.0, rel=1e-3)
+
+
+def test_power_counts_what_is_found_and_what_is_not_planted():
+    real = np.ones((60, 3))
+    faulty = real * [0.0, 4.0, 1.0]  # lost, exaggerated, as it should be
+    rows = pd.DataFrame(power_rows(real, faulty, real, np.array(["suppressed", "exaggerated", ""]), seed=0))
+    assert set(rows["pairs"]) == {25, 50}
+    assert (rows["found"] == 1).all()
+    assert (rows["alarms"] == 0).all()
+    still = pd.DataFrame(power_rows(real, real, real, np.array(["suppressed", "exaggerated", ""]), seed=0))
+    assert (still["found"] == 0).all()
