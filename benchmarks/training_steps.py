@@ -5,10 +5,11 @@ import torch
 from benchmarks.data import backbone_tokens, make_tokens
 from benchmarks.peers import EagerSparseTraining, OvercompleteTraining, import_overcomplete
 from benchmarks.timing import Row, ratios, time_side_by_side
+from blindspots_lib.candidates import kmeans_candidates
 from blindspots_lib.formats import to_overcomplete
 from blindspots_lib.parts import SAEConfig
 from blindspots_lib.sae import TopKSAE
-from blindspots_lib.training import Trainer, kmeans_candidates, make_sae
+from blindspots_lib.training import Trainer, make_sae
 
 BATCH, K_ACTIVE = 1024, 5
 RATE = 3e-5  # suits encoders without a token length, which the peers do not have

@@ -1,4 +1,4 @@
-"""One SAE training loop: candidates by k-means, then AdamW on the reconstruction, with a term that revives dead concepts."""
+"""One SAE training loop: from the candidates, AdamW on the reconstruction, with a term that revives dead concepts."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, Fingerprinted, naming_full_disk, replacing, write_json
+from blindspots_lib.candidates import Start, keep_start
 from blindspots_lib.gradients import sae_gradients
 from blindspots_lib.optimizer import RowAdamW
 from blindspots_lib.parts import SAEConfig, contents
@@ -19,7 +20,7 @@ from blindspots_lib.sae import TopKSAE
 from blindspots_lib.study import Study, StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 
-CODE = ("sae", "dictionaries", "topk", "gradients", "optimizer", "training", "tokens")
+CODE = ("sae", "candidates", "dictionaries", "topk", "gradients", "optimizer", "training", "tokens")
 MAX_NORM = 1.0  # of all gradients together
 
 
@@ -40,24 +41,13 @@ def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig | None = None, 
         return artifact
     artifact.begin()
     rows = TrainingTokens(tokens, config)
-    sae, history = train_sae(rows, config, checkpoint=artifact.folder / "checkpoint.safetensors")
+    sae, history = train_sae(rows, config, keep_start(study, tokens, config), artifact.folder / "checkpoint.safetensors")
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
     write_json(artifact.folder / "history.json", history)
     (artifact.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
-
-
-def kmeans_candidates(sample: Float[Tensor, "n d"], n: int, seed: int) -> Float[Tensor, "c d"]:
-    """C: the centroids of a sample of tokens, by faiss."""
-    import faiss
-
-    if len(sample) < n:
-        raise StudyError(f"sae.n_candidates = {n}: must not exceed the number of tokens, {len(sample)}")
-    kmeans = faiss.Kmeans(sample.shape[1], n, niter=15, seed=seed, max_points_per_centroid=2**30, min_points_per_centroid=1)
-    kmeans.train(sample.numpy())
-    return torch.from_numpy(kmeans.centroids)
 
 
 def learning_rate(config: SAEConfig, step: int) -> float:
@@ -80,11 +70,9 @@ class Trainer:
         self.variance = math.nan  # mean squared distance of a token from the mean token
         self.history: list[dict] = []
 
-    def start(self, sample: Float[Tensor, "n d"]) -> None:
-        """Candidates, the tokens' length and variance from a sample of them."""
-        candidates = kmeans_candidates(sample, self.config.n_candidates, self.config.kmeans_seed)
-        self.sae.start_from(candidates.to(self.silent.device), sample.norm(dim=1).mean().item())
-        self.variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean().item()
+    def start(self, start: Start) -> None:
+        self.sae.start_from(start.candidates.to(self.silent.device), start.token_length.item())
+        self.variance = start.variance.item()
 
     def step(self, x: Float[Tensor, "n d"], rate: float) -> dict:
         """One optimizer step on a batch; returns its loss, R2, L0 and number of dead concepts."""
@@ -134,7 +122,7 @@ def make_sae(d: int, config: SAEConfig) -> TopKSAE:
     )
 
 
-def train_sae(tokens: TrainingTokens, config: SAEConfig, checkpoint: Path) -> tuple[TopKSAE, list[dict]]:
+def train_sae(tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoint: Path) -> tuple[TopKSAE, list[dict]]:
     """Train an SAE on the GPU if there is one. Returns it and, per step, the loss, R2, L0 and number of dead concepts.
 
     Everything that decides the result (weights, moments, how long each concept has been silent, step, and by it the
@@ -145,7 +133,7 @@ def train_sae(tokens: TrainingTokens, config: SAEConfig, checkpoint: Path) -> tu
     if checkpoint.exists():
         trainer.load(checkpoint)
     else:
-        trainer.start(tokens.sample(config.points_per_candidate * config.n_candidates, config.kmeans_seed))
+        trainer.start(start)
     trainer.sae.dictionary.prepare_training(getattr(torch, config.precision))
     done = len(trainer.history)
     batches = tokens.batches(first_step=done)

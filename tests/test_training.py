@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from blindspots_lib.candidates import find_start, keep_start, kmeans_candidates
 from blindspots_lib.features import TokenLayout
 from blindspots_lib.parts import SAEConfig
 from blindspots_lib.study import StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
-from blindspots_lib.training import Trainer, kmeans_candidates, learning_rate, make_sae, train_sae
+from blindspots_lib.training import Trainer, learning_rate, make_sae, train_sae
 
 CONFIG = SAEConfig(n_concepts=24, k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
 
@@ -36,6 +37,7 @@ import torch
 sys.path.insert(0, "tests")
 from test_training import ListedTokens, TrainingTokens
 from blindspots_lib import training
+from blindspots_lib.candidates import find_start
 from blindspots_lib.parts import SAEConfig
 
 save_file, written = training.save_file, []
@@ -51,7 +53,7 @@ training.save_file = save_or_die
 shards = torch.load(os.environ["TOKENS"], weights_only=True)
 config = SAEConfig.model_validate_json(os.environ["CONFIG"])
 tokens = TrainingTokens(ListedTokens([shard.numpy() for shard in shards]), config)
-training.train_sae(tokens, config, Path(os.environ["CHECKPOINT"]))
+training.train_sae(tokens, config, find_start(tokens, config), Path(os.environ["CHECKPOINT"]))
 """
 
 
@@ -69,7 +71,8 @@ def shards():
 @pytest.mark.parametrize("kind", ["dense", "local", "free"])
 def test_training_explains_tokens_better_than_their_mean_and_than_it_began(shards, tmp_path, kind):
     config = CONFIG.model_copy(update={"n_steps": 200, "dictionary": kind, "n_neighbours": 8})
-    sae, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / "checkpoint.safetensors")
+    tokens = TrainingTokens(ListedTokens(shards), config)
+    sae, history = train_sae(tokens, config, find_start(tokens, config), tmp_path / "checkpoint.safetensors")
     assert history[-1]["r2"] > max(0.5, history[0]["r2"] + 0.1)
     rows = torch.from_numpy(np.concatenate(shards).reshape(-1, 16)).float()
     residual = (sae(rows)[0] - rows).square().sum(1).mean()
@@ -86,7 +89,8 @@ def test_training_explains_tokens_better_than_their_mean_and_than_it_began(shard
 def test_killed_training_resumes_to_the_same_bytes(shards, tmp_path, run_python, kind):
     config = CONFIG.model_copy(update={"dictionary": kind, "n_neighbours": 8, "buffer_size": 600})  # several windows an epoch
     tokens = TrainingTokens(ListedTokens(shards), config)
-    whole, history = train_sae(tokens, config, tmp_path / "whole.safetensors")
+    start = find_start(tokens, config)
+    whole, history = train_sae(tokens, config, start, tmp_path / "whole.safetensors")
     torch.save([torch.from_numpy(shard) for shard in shards], tmp_path / "tokens.pt")
     checkpoint = tmp_path / "killed.safetensors"
     killed = run_python(
@@ -96,13 +100,13 @@ def test_killed_training_resumes_to_the_same_bytes(shards, tmp_path, run_python,
     trainer = Trainer(make_sae(16, config), config)
     trainer.load(checkpoint)
     assert len(trainer.history) == trainer.optimizer.n_steps == 16
-    resumed, resumed_history = train_sae(tokens, config, checkpoint)
+    resumed, resumed_history = train_sae(tokens, config, start, checkpoint)
     assert resumed_history == history
     for name, expected in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], expected), name
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(StudyError, match="not a whole checkpoint"):
-        train_sae(tokens, config, checkpoint)
+        train_sae(tokens, config, start, checkpoint)
 
 
 def test_learning_rate_warms_up_and_ends_low():
@@ -137,7 +141,8 @@ def test_bfloat16_products_train_nearly_as_well(shards, tmp_path):
     last = {}
     for precision in ("float32", "bfloat16"):
         config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision, "search": precision})
-        _, history = train_sae(TrainingTokens(ListedTokens(shards), config), config, tmp_path / f"{precision}.safetensors")
+        tokens = TrainingTokens(ListedTokens(shards), config)
+        _, history = train_sae(tokens, config, find_start(tokens, config), tmp_path / f"{precision}.safetensors")
         last[precision] = np.mean([row["r2"] for row in history[-20:]])
     assert last["bfloat16"] == pytest.approx(last["float32"], abs=0.02)
     assert last["bfloat16"] != last["float32"]
@@ -152,3 +157,20 @@ def test_candidates_are_the_means_of_the_tokens_nearest_to_them():
     assert torch.allclose(candidates, means, atol=1e-2)
     with pytest.raises(StudyError, match="n_candidates = 500: must not exceed the number of tokens, 180"):
         kmeans_candidates(blobs.float(), 500, seed=0)
+
+
+def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_study, monkeypatch):
+    study, tokens, found = make_study(), ListedTokens(shards), []
+    monkeypatch.setattr("blindspots_lib.candidates.find_start", lambda *args: found.append(args) or find_start(*args))
+    first = keep_start(study, tokens, CONFIG)
+    for same in (CONFIG, CONFIG.model_copy(update={"seed": 5, "k": 1, "dictionary": "free"})):
+        for kept, expected in zip(keep_start(study, tokens, same), first, strict=True):
+            assert torch.equal(kept, expected)
+    assert len(found) == 1
+    other = keep_start(study, tokens, CONFIG.model_copy(update={"kmeans_seed": 5}))
+    assert len(found) == 2
+    assert not torch.equal(other.candidates, first.candidates)
+    (path,) = (study.folder / "candidates").glob("20-128-0-*/start.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StudyError, match="not whole candidates"):
+        keep_start(study, tokens, CONFIG)
