@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from blindspots_lib.blindspots import bootstrap_weights, energy_difference
 from blindspots_lib.matching import match_concepts
 from blindspots_lib.measures import detection_table
+from blindspots_lib.parts import SAEConfig
 from blindspots_lib.statistics import image_energies
 from blindspots_lib.validation import NAMES, AmountsOfAll, Trial
 
@@ -37,25 +38,33 @@ def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b
     return energies.multiply(counts).tocsr()
 
 
+def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
+    """The SAEs that are trained again for a comparison with one of `config`: what is varied, to what -> configuration."""
+    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 20)}
+    sizes = (config.n_concepts // 8, config.n_concepts // 2)
+    changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
+    changes["trained on", "patch tokens only"] = {"tokens": "patches"}
+    return {what: config.model_copy(update=change) for what, change in changes.items()}
+
+
+def judged_configs(trial: Trial) -> list[SAEConfig]:
+    """All SAEs that the trial trains."""
+    seeds = trial.study.validation.seeds
+    rivals = [trial.judged_config(seed, dictionary) for seed in seeds for dictionary in (None, "free")]
+    return [*rivals, *retrained(trial.judged_config(seeds[0])).values()]
+
+
 def variants(trial: Trial) -> Iterator[tuple[str, str, AmountsOfAll]]:
     """What is varied, to what, and the amounts that follow; the study's own setting first."""
-    sae, seed = trial.study.sae, trial.study.validation.seeds[0]
-    own = sae.model_copy(update={"seed": seed, "kmeans_seed": seed})
-
-    def trained(name: str, **changes) -> AmountsOfAll:
-        return trial.sae_amounts(own.model_copy(update=changes), f"ablation-{name}")
-
-    as_it_is = f"{sae.dictionary}-{seed}"
-    yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.k}", trial.sae_amounts(own, as_it_is)
-    for k in (1, 20):
-        yield "active concepts", f"k = {k}", trained(f"k{k}", k=k)
-    for n in (sae.n_concepts // 8, sae.n_concepts // 2):
-        yield "concepts", f"K = {n:,}", trained(f"K{n}", n_concepts=n, n_candidates=n)
-    yield "trained on", "patch tokens only", trained("patches", tokens="patches")
-    yield "energy over", "all tokens", trial.sae_amounts(own, as_it_is, tokens="all")
-    yield "energy over", "CLS token only", trial.sae_amounts(own, as_it_is, tokens="cls")
-    yield "energy", "largest code", trial.sae_amounts(own, as_it_is, reduce=largest_code)
-    yield "energy", "mean of firing tokens", trial.sae_amounts(own, as_it_is, reduce=mean_code)
+    sae = trial.study.sae
+    yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.k}", trial.amounts(trial.first_codes)
+    for (varied, value), config in retrained(trial.judged_config(trial.study.validation.seeds[0])).items():
+        codes = trial.sae_codes(config, f"ablation-{config.tokens}-{config.n_concepts}-{config.k}")
+        yield varied, value, trial.amounts(codes)
+    yield "energy over", "all tokens", trial.amounts(trial.first_codes, tokens="all")
+    yield "energy over", "CLS token only", trial.amounts(trial.first_codes, tokens="cls")
+    yield "energy", "largest code", trial.amounts(trial.first_codes, reduce=largest_code)
+    yield "energy", "mean of firing tokens", trial.amounts(trial.first_codes, reduce=mean_code)
 
 
 def ablation_table(trial: Trial) -> pd.DataFrame:
@@ -80,9 +89,7 @@ def power_table(trial: Trial, model: str, null: str) -> pd.DataFrame:
     """
 
     def build() -> pd.DataFrame:
-        sae, seed = trial.study.sae, trial.study.validation.seeds[0]
-        own = sae.model_copy(update={"seed": seed, "kmeans_seed": seed})
-        amounts = trial.sae_amounts(own, f"{sae.dictionary}-{seed}")
+        amounts = trial.amounts(trial.first_codes)
         units, sides = purest_units(trial, amounts["real"], model)
         real, faulty, perfect = (amounts[name][:, units].toarray() for name in ("real", model, null))
         return pd.DataFrame(power_rows(real, faulty, perfect, sides, trial.study.analysis.seed))

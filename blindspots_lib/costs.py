@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,9 @@ def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
     """Bytes on disk of each kind of output."""
     n, sources = n_pairs(study), 1 + len(study.models)
     pair = SCENE_BYTES if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
-    active = study.sae.k or 16
+    active, parameters = study.sae.k or 16, study.sae.n_concepts * 2 * width
+    if isinstance(study.sae, SAEConfig):  # its candidates are kept twice: for others to start from, and in it
+        parameters = n_parameters(study.sae, width) + 2 * study.sae.n_candidates * width
     made = sum(PNG_BYTES_A_PIXEL * model.image_size**2 for model in study.pipelines)
     made += sum(PHOTO_BYTES for model in study.models if isinstance(model, MadeElsewhere))
     made += sum(SCENE_BYTES for model in study.models if isinstance(model, PerfectGenerator))
@@ -78,16 +81,19 @@ def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
     kept = 2.0 * n_kept * tokens * width
     return [
         ("pairs", float(n * pair)), ("generations", n * made), ("tokens", kept),
-        ("codes", float(n * sources * tokens * active * CODE_BYTES)), ("SAE", 4.0 * study.sae.n_concepts * width * 2),
+        ("codes", float(n * sources * tokens * active * CODE_BYTES)), ("SAE", 4.0 * parameters),
     ]  # fmt: skip
 
 
 def sae_memory(config: SAEConfig, width: int) -> float:
     """Bytes that training holds: parameters, two moments of each, the candidates, a buffer and a window of tokens."""
-    mixing = {"dense": config.n_candidates, "local": config.n_neighbours, "free": 0}[config.dictionary]
-    parameters = config.n_concepts * (2 * width + 1 + mixing)
     candidates = config.n_candidates * width * (1 + config.points_per_candidate)
-    return 4.0 * (3 * parameters + candidates) + 2.0 * config.buffer_size * width
+    return 4.0 * (3 * n_parameters(config, width) + candidates) + 2.0 * config.buffer_size * width
+
+
+def n_parameters(config: SAEConfig, width: int) -> int:
+    mixing = {"dense": config.n_candidates, "local": config.n_neighbours, "free": 0}[config.dictionary]
+    return config.n_concepts * (2 * width + 1 + mixing)
 
 
 # -- times ---------------------------------------------------------------------------------------------------------------
@@ -132,6 +138,13 @@ def seconds_of_tokens(study: Study) -> float:
     return seconds_of(lambda: extractor(pictures)) / len(pictures)
 
 
+def seconds_of_training(config: SAEConfig, width: int) -> float:
+    """The time of an SAE's training, its candidates not counted."""
+    alike = {"seed": 0, "kmeans_seed": 0, "n_steps": 1, "points_per_candidate": 1, "corpus": None, "tokens": "all"}
+    return config.n_steps * seconds_a_step(config.model_copy(update=alike), width)
+
+
+@cache
 def seconds_a_step(config: SAEConfig, width: int) -> float:
     """The time of one training step of the SAE at its full size, on made-up tokens."""
     import torch

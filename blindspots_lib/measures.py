@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from blindspots_lib.concepts import roc_areas
 from blindspots_lib.parts import Analysis
 
 SIDES = ("suppressed", "exaggerated")
@@ -96,10 +97,8 @@ def concept_change(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, 
 
 
 def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
-    """Probability that a positive scores above a negative; nan if there are none of either."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else np.nan
+    """Probability that a positive scores above a negative, ties counted half; nan if there are none of either."""
+    return float(roc_areas(scores, positive[:, None])[0])
 
 
 def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], share: float = 0.01) -> float:

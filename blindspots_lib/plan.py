@@ -17,11 +17,12 @@ from blindspots_lib.costs import (
     free_disk,
     in_units,
     local_folder,
+    n_corpus,
     n_pairs,
     sae_memory,
-    seconds_a_step,
     seconds_an_image,
     seconds_of_tokens,
+    seconds_of_training,
     token_shape,
     total_memory,
 )
@@ -137,13 +138,28 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
         yield Row("time, tokens", "not known yet", "the backbone's weights are not here")
     else:
         each = seconds_of_tokens(study)
-        seconds += each * n * (1 + len(study.models))
-        yield Row("time, tokens", duration(each * n * (1 + len(study.models))), f"{1 / each:.2g} images a second")
+        images = n * (1 + len(study.models)) + n_corpus(study) + (study.training_corpus.n if study.training_corpus else 0)
+        seconds += each * images
+        yield Row("time, tokens", duration(each * images), f"{1 / each:.2g} images a second")
     if isinstance(study.sae, SAEConfig):
-        step = seconds_a_step(study.sae, width)
-        seconds += step * study.sae.n_steps
-        yield Row("time, SAE", duration(step * study.sae.n_steps), f"{step:.2g} s a step, k-means not counted")
+        own = seconds_of_training(study.sae, width)
+        yield Row("time, SAE", duration(own), f"{own / study.sae.n_steps:.2g} s a step, k-means not counted")
+        again = trained_again(study)
+        others = sum(seconds_of_training(config, width) for config in again)
+        if again:
+            yield Row("time, SAEs for comparison", duration(others), f"{len(again)} trainings")
+        seconds += own + others
     yield Row("time in all", duration(seconds), "of what is known, at the speed of a short run")
+
+
+def trained_again(study: Study) -> set[SAEConfig]:
+    """The SAEs that are trained beside the study's own: for stability, and for the trial of the instrument."""
+    from blindspots_lib import ablations, stability
+    from blindspots_lib.results import Results
+    from blindspots_lib.validation import Trial
+
+    configs = set(stability.run_configs(study).values()) if study.stability else set()
+    return configs | set(ablations.judged_configs(Trial(Results(study))) if study.validation else ())
 
 
 def main() -> int:

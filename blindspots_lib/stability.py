@@ -49,14 +49,18 @@ class Run(NamedTuple):
     artifact: Artifact
 
 
+def run_configs(study: Study) -> dict[tuple[str, str, int], SAEConfig]:
+    """Kind, start and number of every SAE to compare; run 0 of both starts is one."""
+    numbered = itertools.product(kinds(study).items(), STARTS, range(study.stability.n_runs))
+    return {(kind, start, number): run_config(study, dictionary, start, number) for (kind, dictionary), start, number in numbered}
+
+
 def train_runs(study: Study, tokens: TokenSource) -> list[Run]:
     """Train the SAEs to compare, or find them trained."""
-    runs = []
-    for (kind, dictionary), start, number in itertools.product(kinds(study).items(), STARTS, range(study.stability.n_runs)):
-        config = run_config(study, dictionary, start, number)
-        artifact = fit_sae(study, tokens, config, f"stability/{dictionary}-{config.kmeans_seed}-{config.seed}")
-        runs.append(Run(kind, start, number, artifact))
-    return runs
+    return [
+        Run(*run, fit_sae(study, tokens, config, f"stability/{config.dictionary}-{config.kmeans_seed}-{config.seed}"))
+        for run, config in run_configs(study).items()
+    ]
 
 
 def compare_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:

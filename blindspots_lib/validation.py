@@ -1,8 +1,9 @@
 """The trial of the instrument where the answers are known: what was planted, what was found, and what rivals would find."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from blindspots_lib.agreement import (
     open_vectors,
     word_scores,
 )  # fmt: skip
-from blindspots_lib.artifacts import Artifact, fingerprint_of, read_json
+from blindspots_lib.artifacts import Artifact, fingerprint_of
 from blindspots_lib.baselines import (
     GlobalScores,
     amounts_of,
@@ -31,11 +32,11 @@ from blindspots_lib.baselines import (
 from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
-from blindspots_lib.hub import fetch
 from blindspots_lib.matching import GROUP, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
-from blindspots_lib.parts import Model, PerfectGenerator, SAEConfig, contents
+from blindspots_lib.parts import SAEConfig, contents
+from blindspots_lib.planted import Planted, planted_in
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
@@ -52,28 +53,11 @@ Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, valu
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
 
 
-@dataclass(frozen=True)
-class Planted:
-    """What a model was made to do wrong."""
+class CodesOfAll(NamedTuple):
+    """Codes of all tokens by one SAE."""
 
-    suppressed: frozenset[str] = frozenset()  # true concepts
-    exaggerated: frozenset[str] = frozenset()
-    memorized: Mapping[str, int] = field(default_factory=dict)  # pair -> how often it is in the training corpus
-
-    def side(self, name: str) -> str:
-        return "suppressed" if name in self.suppressed else "exaggerated" if name in self.exaggerated else ""
-
-
-def planted_in(model: Model) -> Planted:
-    """The plants of a model, from the `plants.json` beside its weights; none of the perfect generator."""
-    if isinstance(model, PerfectGenerator):
-        return Planted()
-    facts = read_json(fetch(model.unet or model) / "plants.json")
-    return Planted(
-        frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP}),
-        frozenset({*facts["added"], *facts["background_drawn_as"].values()}),
-        {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()},
-    )
+    n_concepts: int
+    shards: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]  # "real" and the models -> indices and values, (b, t, a) each
 
 
 @dataclass(frozen=True)
@@ -173,28 +157,44 @@ class Trial:
 
     def build_units(self) -> Iterator[pd.DataFrame]:
         for seed in self.study.validation.seeds:
-            for kind, dictionary in ((RA_SAE, self.study.sae.dictionary), (TOPK_SAE, "free")):
-                config = self.study.sae.model_copy(update={"dictionary": dictionary, "seed": seed, "kmeans_seed": seed})
-                yield self.unit_rows(self.sae_amounts(config, f"{dictionary}-{seed}")).assign(kind=kind, seed=seed)
+            first = seed == self.study.validation.seeds[0]
+            ours = self.first_codes if first else self.sae_codes(self.judged_config(seed))
+            yield self.unit_rows(self.amounts(ours)).assign(kind=RA_SAE, seed=seed)
+            free = self.sae_codes(self.judged_config(seed, "free"))
+            yield self.unit_rows(self.amounts(free)).assign(kind=TOPK_SAE, seed=seed)
             sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
             for kind, amounts in rivals(self.study.sae, sample, seed).items():
                 of_all = {name: amounts_of(source, amounts)[self.results.rows[name]] for name, source in self.tokens.items()}
                 yield self.unit_rows(of_all).assign(kind=kind, seed=seed)
 
-    def sae_amounts(
-        self, config: SAEConfig, name: str, tokens: str | None = None, reduce: Reduce = image_energies
-    ) -> AmountsOfAll:
-        """Energies of all images by an SAE of this configuration, trained if need be; over the study's tokens or others."""
+    def judged_config(self, seed: int, dictionary: str | None = None) -> SAEConfig:
+        """The study's SAE with a seed of the trial, and maybe another dictionary."""
+        changes = {"dictionary": dictionary or self.study.sae.dictionary, "seed": seed, "kmeans_seed": seed}
+        return self.study.sae.model_copy(update=changes)
+
+    @cached_property
+    def first_codes(self) -> CodesOfAll:
+        """Of the RA-SAE with the first seed: what variants are compared with."""
+        return self.sae_codes(self.judged_config(self.study.validation.seeds[0]))
+
+    def sae_codes(self, config: SAEConfig, name: str | None = None) -> CodesOfAll:
+        """Codes of all tokens of all images by an SAE of this configuration, trained if need be."""
         from blindspots_lib.sae import load_sae
 
+        name = name or f"{config.dictionary}-{config.seed}"
         sae = load_sae(fit_sae(self.study, training_tokens(self.study), config, f"validation/{name}").folder)
+        shards = {source: [encode_images(sae, np.asarray(shard)) for shard in tokens] for source, tokens in self.tokens.items()}
+        return CodesOfAll(config.n_concepts, shards)
 
-        def energies(source: TokenSource) -> Iterator[sp.csr_matrix]:
-            chosen = source.layout.selection(tokens or self.study.analysis.tokens)
-            for shard in source:
-                yield reduce(*encode_images(sae, np.asarray(shard[:, chosen])), config.n_concepts)
+    def amounts(self, codes: CodesOfAll, tokens: str | None = None, reduce: Reduce = image_energies) -> AmountsOfAll:
+        """Energies of all images from their codes, over the study's tokens or others."""
+        chosen = self.tokens["real"].layout.selection(tokens or self.study.analysis.tokens)
 
-        return {name: sp.vstack(list(energies(s)), format="csr")[self.results.rows[name]] for name, s in self.tokens.items()}
+        def of_source(shards) -> sp.csr_matrix:
+            parts = [reduce(indices[:, chosen], values[:, chosen], codes.n_concepts) for indices, values in shards]
+            return sp.vstack(parts, format="csr")
+
+        return {source: of_source(shards)[self.results.rows[source]] for source, shards in codes.shards.items()}
 
     def unit_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
         """One row a model and unit that fires on enough images to be ranked."""

@@ -9,6 +9,7 @@ import pytest
 from conftest import TRIAL, smoke_with
 
 from blindspots_lib import notebooks, widgets
+from blindspots_lib.plan import trained_again
 from blindspots_lib.results import Results
 from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
 
@@ -49,6 +50,12 @@ def test_executed_notebooks_give_the_same_checked_outputs_again(smoke):
                "-p", "no:cacheprovider", "--rootdir", str(executed[0].parent), *map(str, executed)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=executed[0].parent)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_the_plan_counts_every_sae_that_was_trained(smoke):
+    study = load_study(str(smoke))
+    beside = [path for path in study.folder.rglob("model.safetensors") if path.parent != study.folder / "sae"]
+    assert len(trained_again(study)) == len(beside)
 
 
 def precision_by_hand(deltas, planted):
