@@ -24,7 +24,7 @@ from models.train_clip import WIDTH, normalized
 from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_autoencoder
 
 CORPUS = "kandinsky"
-MOVQ = Schedule(n_steps=2_000, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
+MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
 PRIOR = Schedule(n_steps=4_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon")
 DECODER = Schedule(n_steps=3_000, batch_size=64, learning_rate=1e-3, seed=6)
 CROP = 32
