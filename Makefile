@@ -44,7 +44,8 @@ bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with pe
 
 models: $(READY) ## train the miniature models again (hours on a CPU, resumes)
 	@for step in train_autoencoder train_oracle train_backbone "train_pipelines sd15" \
-		"train_pipelines pixart" train_clip train_dpo; do \
+		train_dpo "train_pipelines sd21" "train_pipelines pixart" train_clip "train_kandinsky prior" \
+		"train_kandinsky decoder"; do \
 		$(BIN)python -m models.$$step || exit 1; done
 	@$(BIN)python -m models.judge_pipelines
 	@echo "weights and cards are in models/mini; next: make figures"

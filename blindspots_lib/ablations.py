@@ -14,7 +14,7 @@ from blindspots_lib.parts import SAEConfig
 from blindspots_lib.statistics import image_energies
 from blindspots_lib.validation import NAMES, AmountsOfAll, Trial
 
-SIZES = (25, 50, 100, 200, 400, 800, 1200)  # pairs
+SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
 N_DRAWS = 5  # of the pairs, for each size and strength
 N_BOOTSTRAP = 200
@@ -43,7 +43,6 @@ def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
     changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 20)}
     sizes = (config.n_concepts // 8, config.n_concepts // 2)
     changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
-    changes["trained on", "patch tokens only"] = {"tokens": "patches"}
     return {what: config.model_copy(update=change) for what, change in changes.items()}
 
 
@@ -59,7 +58,7 @@ def variants(trial: Trial) -> Iterator[tuple[str, str, AmountsOfAll]]:
     sae = trial.study.sae
     yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.k}", trial.amounts(trial.first_codes)
     for (varied, value), config in retrained(trial.judged_config(trial.study.validation.seeds[0])).items():
-        codes = trial.sae_codes(config, f"ablation-{config.tokens}-{config.n_concepts}-{config.k}")
+        codes = trial.sae_codes(config, f"ablation-{config.n_concepts}-{config.k}")
         yield varied, value, trial.amounts(codes)
     yield "energy over", "all tokens", trial.amounts(trial.first_codes, tokens="all")
     yield "energy over", "CLS token only", trial.amounts(trial.first_codes, tokens="cls")

@@ -277,15 +277,9 @@ def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
 
 def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]) -> Figure:
     """How often two concepts fire on the same image, given the first: real images and each model's, same scale."""
-    panels = {"Real images": real, **generated}
-    n_columns = min(len(panels), 3)
-    n_rows = -(-len(panels) // n_columns)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(4.6 * n_columns, 4.6 * n_rows), sharex=True, sharey=True, layout="constrained", squeeze=False
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    for place, (axis, (title, counts)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+    sources = {"Real images": real, **generated}
+    figure, axes = panels(len(sources), width=4.6, height=4.6)
+    for axis, (title, counts) in zip(axes, sources.items(), strict=True):
         share = counts / np.maximum(np.diag(counts), 1)[:, None]
         np.fill_diagonal(share, np.nan)
         sns.heatmap(
@@ -293,8 +287,8 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
         )
         axis.set_title(title)
         axis.tick_params(labelsize=7, length=0)
-        axis.tick_params(axis="x", labelbottom=place >= len(panels) - n_columns, labelrotation=90)  # nothing stands below
-    figure.colorbar(axes.flat[0].collections[0], ax=axes, shrink=0.6, label="share of the row's images with the column too")
+        axis.tick_params(axis="x", labelrotation=90)
+    figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, label="share of the row's images with the column too")
     return figure
 
 
