@@ -57,9 +57,10 @@ def variants(trial: Trial) -> Iterator[tuple[str, str, AmountsOfAll]]:
     """What is varied, to what, and the amounts that follow; the study's own setting first."""
     sae = trial.study.sae
     yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.k}", trial.amounts(trial.first_codes)
-    for (varied, value), config in retrained(trial.judged_config(trial.study.validation.seeds[0])).items():
-        codes = trial.sae_codes(config, f"ablation-{config.n_concepts}-{config.k}")
-        yield varied, value, trial.amounts(codes)
+    configs = retrained(trial.judged_config(trial.study.validation.seeds[0]))
+    trial.fit(configs.values())
+    for (varied, value), config in configs.items():
+        yield varied, value, trial.amounts(trial.sae_codes(config))
     yield "energy over", "all tokens", trial.amounts(trial.first_codes, tokens="all")
     yield "energy over", "CLS token only", trial.amounts(trial.first_codes, tokens="cls")
     yield "energy", "largest code", trial.amounts(trial.first_codes, reduce=largest_code)

@@ -20,7 +20,7 @@ from blindspots_lib.quality import coherence, effective_rank, hull_distance, mat
 from blindspots_lib.sae import TopKSAE, load_sae
 from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, TrainingTokens
-from blindspots_lib.training import fit_sae
+from blindspots_lib.training import fit_saes
 
 STARTS = ("same", "independent")
 SAMPLE = 20_000  # tokens that say which concepts live and what is rebuilt
@@ -57,10 +57,10 @@ def run_configs(study: Study) -> dict[tuple[str, str, int], SAEConfig]:
 
 def train_runs(study: Study, tokens: TokenSource) -> list[Run]:
     """Train the SAEs to compare, or find them trained."""
-    return [
-        Run(*run, fit_sae(study, tokens, config, f"stability/{config.dictionary}-{config.kmeans_seed}-{config.seed}"))
-        for run, config in run_configs(study).items()
-    ]
+    configs = run_configs(study)
+    names = {run: f"stability/{config.dictionary}-{config.kmeans_seed}-{config.seed}" for run, config in configs.items()}
+    trained = fit_saes(study, tokens, {names[run]: config for run, config in configs.items()})
+    return [Run(*run, trained[name]) for run, name in names.items()]
 
 
 def compare_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:

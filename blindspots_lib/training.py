@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,6 +23,8 @@ from blindspots_lib.study import Study, StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 
 CODE = ("sae", "candidates", "dictionaries", "topk", "gradients", "optimizer", "training", "tokens")
+SMALL = 4096  # concepts of an SAE whose training leaves a second core idle
+AT_ONCE = 4  # such trainings at a time, each with a buffer of tokens
 MAX_NORM = 1.0  # of all gradients together
 
 
@@ -48,6 +52,23 @@ def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig | None = None, 
     (artifact.folder / "checkpoint.safetensors").unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
+
+
+def fit_saes(study: Study, tokens: TokenSource, configs: Mapping[str, SAEConfig]) -> dict[str, Artifact]:
+    """`fit_sae` for several names and configurations: small ones on a CPU side by side, a core each.
+
+    A step of a small SAE is many short operations, which two cores share badly.
+    """
+    for name, config in configs.items():  # candidates one after the other: several SAEs may share them
+        if not sae_artifact(study, tokens, config, name).is_complete():
+            keep_start(study, tokens, config)
+    side_by_side = not torch.cuda.is_available() and max(config.n_concepts for config in configs.values()) <= SMALL
+    workers = min(torch.get_num_threads(), len(configs), AT_ONCE) if side_by_side else 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads() // workers,))
+    try:
+        return dict(zip(configs, pool.map(lambda name: fit_sae(study, tokens, configs[name], name), configs), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def learning_rate(config: SAEConfig, step: int) -> float:

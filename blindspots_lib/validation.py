@@ -1,6 +1,6 @@
 """The trial of the instrument where the answers are known: what was planted, what was found, and what rivals would find."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -42,7 +42,7 @@ from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.statistics import image_energies
 from blindspots_lib.tokens import TokenSource, TrainingTokens
-from blindspots_lib.training import fit_sae
+from blindspots_lib.training import fit_saes
 
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
@@ -156,8 +156,10 @@ class Trial:
         return self.kept("units", lambda: pd.concat(self.build_units(), ignore_index=True))
 
     def build_units(self) -> Iterator[pd.DataFrame]:
-        for seed in self.study.validation.seeds:
-            first = seed == self.study.validation.seeds[0]
+        seeds = self.study.validation.seeds
+        self.fit(self.judged_config(seed, dictionary) for dictionary in (None, "free") for seed in seeds)
+        for seed in seeds:
+            first = seed == seeds[0]
             ours = self.first_codes if first else self.sae_codes(self.judged_config(seed))
             yield self.unit_rows(self.amounts(ours)).assign(kind=RA_SAE, seed=seed)
             free = self.sae_codes(self.judged_config(seed, "free"))
@@ -177,14 +179,19 @@ class Trial:
         """Of the RA-SAE with the first seed: what variants are compared with."""
         return self.sae_codes(self.judged_config(self.study.validation.seeds[0]))
 
-    def sae_codes(self, config: SAEConfig, name: str | None = None) -> CodesOfAll:
+    def sae_codes(self, config: SAEConfig) -> CodesOfAll:
         """Codes of all tokens of all images by an SAE of this configuration, trained if need be."""
         from blindspots_lib.sae import load_sae
 
-        name = name or f"{config.dictionary}-{config.seed}"
-        sae = load_sae(fit_sae(self.study, training_tokens(self.study), config, f"validation/{name}").folder)
+        (artifact,) = self.fit([config])
+        sae = load_sae(artifact.folder)
         shards = {source: [encode_images(sae, np.asarray(shard)) for shard in tokens] for source, tokens in self.tokens.items()}
         return CodesOfAll(config.n_concepts, shards)
+
+    def fit(self, configs: Iterable[SAEConfig]) -> list[Artifact]:
+        """Train SAEs of these configurations, or find them trained."""
+        names = {f"validation/{c.dictionary}-{c.n_concepts}-{c.k}-{c.seed}": c for c in configs}
+        return list(fit_saes(self.study, training_tokens(self.study), names).values())
 
     def amounts(self, codes: CodesOfAll, tokens: str | None = None, reduce: Reduce = image_energies) -> AmountsOfAll:
         """Energies of all images from their codes, over the study's tokens or others."""

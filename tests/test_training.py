@@ -7,9 +7,10 @@ import torch
 from blindspots_lib.candidates import find_start, keep_start, kmeans_candidates
 from blindspots_lib.features import TokenLayout
 from blindspots_lib.parts import SAEConfig
+from blindspots_lib.sae import load_sae
 from blindspots_lib.study import StudyError
 from blindspots_lib.tokens import TokenSource, TrainingTokens
-from blindspots_lib.training import Trainer, learning_rate, make_sae, train_sae
+from blindspots_lib.training import Trainer, fit_sae, fit_saes, learning_rate, make_sae, train_sae
 
 CONFIG = SAEConfig(n_concepts=24, k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
 
@@ -174,3 +175,15 @@ def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_st
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StudyError, match="not whole candidates"):
         keep_start(study, tokens, CONFIG)
+
+
+def test_saes_trained_side_by_side_are_those_trained_alone(shards, make_study):
+    study, tokens = make_study(), ListedTokens(shards)
+    configs = {f"together/{seed}": CONFIG.model_copy(update={"seed": seed}) for seed in range(3)}
+    together = fit_saes(study, tokens, configs)
+    assert list(together) == list(configs)
+    for name, config in configs.items():
+        alone = fit_sae(study, tokens, config, f"alone/{config.seed}")
+        first, second = (load_sae(artifact.folder).state_dict() for artifact in (together[name], alone))
+        for key, expected in second.items():
+            assert torch.allclose(first[key], expected, rtol=1e-3, atol=1e-4), key
