@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
+from blindspots_lib import training
 from blindspots_lib.agreement import (
     ClipEncoder,
     agreement,
@@ -47,7 +48,7 @@ from blindspots_lib.training import fit_saes
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
-CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", "sae", "topk")
+CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", *training.CODE)
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
