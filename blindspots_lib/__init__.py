@@ -18,6 +18,7 @@ elsewhere      images that another program made
 perfect        the generator without faults: fresh draws of the scenes
 features       the backbone's tokens, the one image transform
 tokens         where tokens come from (stored or computed), the order training sees them in
+candidates     k-means centroids that atoms start at, found once for all SAEs
 topk           the k largest entries of a matrix product, without the product
 dictionaries   free atoms, or archetypal ones near the data's hull (dense or local W)
 sae            the top-k SAE
@@ -37,6 +38,7 @@ agreement      how well captions and images agree, by a CLIP
 matching       which true concept each concept stands for
 baselines      other units than the SAE's; global scores
 measures       how well a ranking finds what was planted
+planted        what a miniature model was made to do wrong
 validation     the tables of the trial: what was planted, what was found
 ablations      what the answer depends on
 scorecard      all measures of all models
