@@ -7,6 +7,7 @@ import tomllib
 import pytest
 import yaml
 
+import blindspots_lib
 from blindspots_lib.study import PROJECT_ROOT
 
 
@@ -44,6 +45,11 @@ def test_import_is_light():
     script = "import sys, blindspots_lib.notebooks; print([m for m in ('torch', 'diffusers', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_docstring_lists_every_module():
+    listed = re.findall(r"^(\w+) +\S", blindspots_lib.__doc__.partition("through them:")[2], re.M)
+    assert sorted(listed) == sorted(path.stem for path in (PROJECT_ROOT / "blindspots_lib").glob("[a-z]*.py"))
 
 
 def test_notebooks_are_committed_without_outputs():
