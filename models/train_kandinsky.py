@@ -26,7 +26,7 @@ from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_au
 CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
 PRIOR = Schedule(n_steps=4_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon")
-DECODER = Schedule(n_steps=3_000, batch_size=64, learning_rate=1e-3, seed=6)
+DECODER = Schedule(n_steps=4_300, batch_size=64, learning_rate=1e-3, seed=6)
 CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
