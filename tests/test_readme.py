@@ -26,7 +26,9 @@ MODELS = [model.name for model in load_study("mini").models]
 def test_numbers_are_those_of_the_figures(model):
     assert interval(numbers("histograms")[model], "skewness", "+") in README
     assert interval(numbers("frequency")[model], "r") in README
-    assert all(interval(pair, "r") in README for pair in numbers("cross_model").values())
+    shared = {models: pair for models, pair in numbers("cross_model").items() if models.startswith("sd15~")}
+    assert len(shared) == 2 * (len(MODELS) - 1)  # on the same pairs, and on disjoint ones
+    assert all(interval(pair, "r") in README for pair in shared.values())
     assert f"{numbers('training_similarity')[model]['share']:.1%}".replace("%", " %") in README
 
 
