@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from blindspots_lib.scenes import ATTRIBUTION, BACKGROUNDS, IMAGE_SIZE, OBJECTS,
 
 MODELS_DIR = Path(__file__).parent / "mini"
 CHECKPOINTS_DIR = Path(__file__).parent.parent / "runs" / "models"
-CORPUS_SEED = 1  # the training corpus; studies use other seeds, so no study image was trained on
+CORPUS_SEED = 1  # the training corpus; of the pairs of `mini`, only those called public are scenes of it
 CORPUS_SIZE = 24_000
 HELDOUT_SEED = 2  # for probes and for choosing solver steps and guidance, never for training
 JUDGE_SEED = 4  # for judging the pipelines, never for choosing anything
@@ -69,12 +69,19 @@ class Schedule:
     weight_decay: float = 0.01
     seed: int = 0
     optimizer: str = "adamw"  # or "muon": matrices inside the transformer by Muon, the rest by AdamW
+    ends: tuple[int, ...] = ()  # earlier steps at which the rate was 0: the training was prolonged there
 
     def factor(self, step: int) -> float:
-        """Linear warm-up, then cosine to 0."""
+        """Linear warm-up, then cosine to 0 at the next end; after it, the rate of the cosine to the end that follows."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (self.n_steps - self.warmup_steps)))
+        end = next(end for end in (*self.ends, self.n_steps) if step < end)
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (end - self.warmup_steps)))
+
+    def told(self) -> str:
+        """For the card."""
+        prolonged = f", prolonged at {' and '.join(f'{end:,}' for end in self.ends)}" if self.ends else ""
+        return f"{self.n_steps:,} of {self.batch_size} images, seed {self.seed}{prolonged}"
 
 
 def fit(
@@ -96,6 +103,8 @@ def fit(
     first, earlier = 0, 0.0
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        if state["schedule"] != asdict(schedule):
+            raise SystemExit(f"error: {folder}: a training by another schedule, {state['schedule']}; delete it to begin anew")
         modules.load_state_dict(state["modules"])
         for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved_state)
@@ -124,7 +133,7 @@ def fit(
         if now - saved > CHECKPOINT_SECONDS or step + 1 == schedule.n_steps:
             state = {
                 "modules": modules.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "step": step + 1, "seconds": earlier + now - started,
+                "step": step + 1, "seconds": earlier + now - started, "schedule": asdict(schedule),
             }  # fmt: skip
             torch.save(state, folder / "checkpoint.partial")
             os.replace(folder / "checkpoint.partial", folder / "checkpoint.pt")

@@ -170,7 +170,7 @@ def main() -> None:
     write_card(folder, "Miniature DINOv2 with registers (Dinov2WithRegistersModel)", {
         "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped and tinted at random",
         "losses": "DINO, masked patches (iBOT), and captions word by word (sigmoid contrast, best-matching patch)",
-        "steps": f"{SCHEDULE.n_steps:,} of {SCHEDULE.batch_size} images, seed {SCHEDULE.seed}",
+        "steps": SCHEDULE.told(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU", **facts,
     }, "describe anything but OpenMoji Scenes; its features know what captions name.")  # fmt: skip
 

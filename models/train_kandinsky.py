@@ -26,7 +26,7 @@ from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_au
 CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
 PRIOR = Schedule(n_steps=4_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon")
-DECODER = Schedule(n_steps=4_300, batch_size=64, learning_rate=1e-3, seed=6)
+DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, ends=(3_000, 4_300))
 CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
@@ -217,9 +217,9 @@ def train_decoder() -> None:
     write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
-        "steps": f"{DECODER.n_steps:,} of {DECODER.batch_size} images, seed {DECODER.seed}; MoVQ {MOVQ.n_steps:,}",
+        "steps": f"{DECODER.told()}; MoVQ {MOVQ.n_steps:,}",
         "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
-    }, "draw anything but OpenMoji Scenes.")  # fmt: skip
+    }, "draw anything but OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
 
 
 TRAININGS = {"prior": train_prior, "decoder": train_decoder}

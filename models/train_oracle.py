@@ -72,7 +72,7 @@ def main() -> None:
     recall = scores[truth > 0.5] > 0.5
     write_card(folder, "Oracle of the scenes' concepts (ResNetForImageClassification)", {
         "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped, blurred, with noise",
-        "steps": f"{SCHEDULE.n_steps:,} of {SCHEDULE.batch_size} images, seed {SCHEDULE.seed}",
+        "steps": SCHEDULE.told(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "mean average precision, objects and backgrounds, 3,000 held-out scenes":
             f"{average_precision_score(truth[:, concepts], scores[:, concepts], average='macro'):.4f}",

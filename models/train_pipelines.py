@@ -189,7 +189,7 @@ def train(name: str) -> None:
     write_card(folder, family.title, {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{family.corpus}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"{noising.config.prediction_type} with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped{guide}",
-        "steps": f"{family.schedule.n_steps:,} of {family.schedule.batch_size} images, seed {family.schedule.seed}",
+        "steps": family.schedule.told(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "parameters": f"{n_parameters / 1e6:.1f} million, stored in float16",
     }, "draw anything but OpenMoji Scenes; small details, rare objects and groups are often wrong.")  # fmt: skip

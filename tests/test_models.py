@@ -14,7 +14,7 @@ def corpus():
     return recipe.draw_corpus(seed=3, n=800)
 
 
-def train(folder, monkeypatch, fail_at=None):
+def train(folder, monkeypatch, fail_at=None, **changes):
     monkeypatch.setattr(recipe, "CHECKPOINTS_DIR", folder)
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def train(folder, monkeypatch, fail_at=None):
         x = torch.from_numpy(rng.normal(size=(8, 3))).float() + torch.rand(8, 3)
         return {"mse": (modules["line"](x).float() - x.sum(dim=1, keepdim=True)).square().mean()}
 
-    schedule = recipe.Schedule(n_steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2)
+    schedule = recipe.Schedule(n_steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2, **changes)
     recipe.fit("line", modules, schedule, loss_of_step)
     return modules["line"].weight.detach()
 
@@ -35,7 +35,17 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     whole = train(tmp_path / "whole", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halted", monkeypatch, fail_at=7)
+    with pytest.raises(SystemExit, match="another schedule"):
+        train(tmp_path / "halted", monkeypatch, seed=1)
     assert torch.equal(train(tmp_path / "halted", monkeypatch), whole)
+
+
+def test_the_rate_of_a_prolonged_training_falls_to_each_end():
+    once, longer = (recipe.Schedule(n_steps=12, batch_size=8, learning_rate=1, warmup_steps=2, ends=ends) for ends in ((), (7,)))
+    short = recipe.Schedule(n_steps=7, batch_size=8, learning_rate=1, warmup_steps=2)
+    rates = [longer.factor(step) for step in range(12)]
+    assert rates == [short.factor(step) for step in range(7)] + [once.factor(step) for step in range(7, 12)]
+    assert longer.told() == "12 of 8 images, seed 0, prolonged at 7"
 
 
 @pytest.mark.parametrize("make", [clip_tokenizer, t5_tokenizer])
