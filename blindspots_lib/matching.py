@@ -1,5 +1,9 @@
-"""Which true concept each concept of the SAE stands for, where the truth is known: judged on real images alone."""
+"""Concepts of the SAE and true concepts, where those are known: which stands for which, judged on real images alone.
 
+Other units (clusters, components, features) are matched in the same two ways.
+"""
+
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +25,14 @@ class Matching(NamedTuple):
     purity: Float[np.ndarray, "k"]  # share of its energy on images that show the true concept
 
 
+class Best(NamedTuple):
+    """For each true concept the unit that tells best which images show it."""
+
+    unit: Int[np.ndarray, "names"]
+    precision: Float[np.ndarray, "names"]  # average precision of the unit's amount on real images
+    purity: Float[np.ndarray, "names"]  # share of the unit's amount on images that show the true concept
+
+
 def true_presence(pairs: PairTable, rows: Int[np.ndarray, "pairs"], names: list[str]) -> Bool[np.ndarray, "pairs names"]:
     """Which true concepts the real images of the pairs at `rows` show: objects, backgrounds, a group of four."""
     shown = [concepts_of(pairs.concepts[row]) for row in rows]
@@ -38,9 +50,35 @@ def match_concepts(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]
     purity(k) = max_c sum_{x shows c} xi_k(x) / sum_x xi_k(x). A concept of lower purity than `PURE`, or that fires on a
     smaller share of the images than `SEEN`, stands for none. Generated images have no say.
     """
-    inside = np.asarray((real.T @ sp.csr_matrix(present.astype(np.float64))).todense())
-    total = np.asarray(real.sum(axis=0, dtype=np.float64)).ravel()
-    share = inside / np.maximum(total, np.finfo(float).tiny)[:, None]
-    purity = np.where(total > 0, share.max(axis=1), 0.0)
+    share = shares_inside(real, present)
+    purity = share.max(axis=1)
     matched = (purity >= PURE) & (real.getnnz(axis=0) >= SEEN * real.shape[0])
     return Matching(np.where(matched, share.argmax(axis=1), -1), purity)
+
+
+def best_units(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Best:
+    """Match each true concept to the unit of the highest average precision, however low that is (0 if no image shows it)."""
+    precision = average_precisions(real.tocsc(), present)
+    unit, names = precision.argmax(axis=0), np.arange(present.shape[1])
+    return Best(unit, precision[unit, names], shares_inside(real, present)[unit, names])
+
+
+def shares_inside(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Float[np.ndarray, "k names"]:
+    """Share of each unit's amount that lies on images which show each true concept; 0 for a unit that never fires."""
+    inside = np.asarray((real.T @ sp.csr_matrix(present.astype(np.float64))).todense())
+    total = np.asarray(real.sum(axis=0, dtype=np.float64)).ravel()
+    return inside / np.maximum(total, np.finfo(float).tiny)[:, None]
+
+
+def average_precisions(amounts: sp.csc_matrix, present: Bool[np.ndarray, "pairs names"]) -> Float[np.ndarray, "k names"]:
+    """Average precision of each unit's amount, ties taken together, in telling the images of each true concept."""
+    shown = present.sum(axis=0)
+    found = np.empty((amounts.shape[1], present.shape[1]))
+    for unit, (start, end) in enumerate(itertools.pairwise(amounts.indptr)):
+        order = np.argsort(-amounts.data[start:end], kind="stable")
+        values, hits = amounts.data[start:end][order], present[amounts.indices[start:end][order]]
+        ranked = np.searchsorted(-values, -values, side="right")  # how many images have this amount or more
+        caught = np.vstack([np.zeros(present.shape[1]), hits.cumsum(axis=0)])[ranked]
+        where_silent = (shown - hits.sum(axis=0)) * shown / len(present)  # tied at 0, after all others
+        found[unit] = ((hits * caught / ranked[:, None]).sum(axis=0) + where_silent) / np.maximum(shown, 1)
+    return found

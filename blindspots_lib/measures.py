@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from blindspots_lib.concepts import roc_areas
 from blindspots_lib.parts import Analysis
+from blindspots_lib.scenes import OBJECTS
 
 SIDES = ("suppressed", "exaggerated")
 
@@ -56,36 +57,42 @@ def detect(deltas: Float[np.ndarray, "k"], planted: Bool[np.ndarray, "k"], side:
     return Detection(float(average_precision_score(planted, scores)), float(beyond[planted].mean()), precision)
 
 
-def true_concepts(units: pd.DataFrame, planted: pd.Series) -> pd.DataFrame:
-    """One row a true concept, in the order of `planted`: the median delta of the units that stand for it, nan where none does."""
-    deltas = units[units["truth"] != ""].groupby("truth")["delta"].median()
-    return pd.DataFrame({"delta": deltas.reindex(planted.index), "planted": planted})
-
-
-def detection_table(units: pd.DataFrame, planted: Mapping[str, pd.Series], change: Mapping[str, pd.Series], analysis: Analysis):
+def detection_table(
+    units: pd.DataFrame,
+    truths: pd.DataFrame,
+    planted: Mapping[str, pd.Series],
+    change: Mapping[str, pd.Series],
+    analysis: Analysis,
+) -> pd.DataFrame:
     """One row a kind of units, seed, model and side.
 
-    `average_precision`, `recall` and `precision` are over the units that stand for a true concept; `ap_of_truths` is over all
-    true concepts, of which those that no unit stands for count as unchanged; `found_share` is the share of the planted ones
-    that some unit stands for; `oracle_rho` the rank correlation with the true change; `flagged_share` is of all units.
+    `average_precision`, `recall` and `precision` are over the units that stand for a true concept. `ap_of_truths` and
+    `ap_of_objects` are over all true concepts, or the objects among them, each by its best unit, so that kinds which represent
+    much or little, in few units or many, are judged alike. `found_share` is the share of the planted that some unit stands
+    for; `oracle_rho` the rank correlation with the true change, over all true concepts; `flagged_share` is of all units.
     """
-    return pd.DataFrame(detection_rows(units, planted, change, analysis))
+    return pd.DataFrame(detection_rows(units, truths, planted, change, analysis))
 
 
-def detection_rows(units, planted, change, analysis: Analysis) -> Iterator[dict]:
+def detection_rows(units, truths, planted, change, analysis: Analysis) -> Iterator[dict]:
     thresholds = dict(zip(SIDES, (analysis.suppressed_below, analysis.exaggerated_above), strict=True))
+    best = {key: group.set_index("truth")["delta"] for key, group in truths.groupby(["kind", "seed", "model"])}
     for (kind, seed, model), group in units.groupby(["kind", "seed", "model"], sort=False):
-        truths = true_concepts(group, planted[model])
+        sides = planted[model]
+        deltas = best[kind, seed, model].reindex(sides.index)
+        objects = deltas.index.isin(list(OBJECTS))
         matched = group[group["truth"] != ""]
         flagged = (group["delta"] < analysis.suppressed_below) | (group["delta"] > analysis.exaggerated_above)
         for side, threshold in thresholds.items():
-            wanted = truths["planted"] == side
+            wanted = (sides == side).to_numpy()
+            over = {"ap_of_truths": np.ones_like(wanted), "ap_of_objects": objects}
             yield {
                 "kind": kind, "seed": seed, "model": model, "side": side,
                 **detect(matched["delta"].to_numpy(), (matched["planted"] == side).to_numpy(), side, threshold)._asdict(),
-                "ap_of_truths": detect(truths["delta"].to_numpy(), wanted.to_numpy(), side, threshold).average_precision,
-                "found_share": float(truths["delta"].notna()[wanted].mean()) if wanted.any() else np.nan,
-                "oracle_rho": truths["delta"].corr(change[model], method="spearman"),
+                **{name: detect(deltas[some].to_numpy(), wanted[some], side, threshold).average_precision
+                   for name, some in over.items()},
+                "found_share": float(sides.index[wanted].isin(matched["truth"]).mean()) if wanted.any() else np.nan,
+                "oracle_rho": deltas.corr(change[model], method="spearman"),
                 "n_units": len(group), "n_matched": len(matched), "flagged_share": float(flagged.mean()),
             }  # fmt: skip
 

@@ -15,6 +15,7 @@ class Planted:
 
     suppressed: frozenset[str] = frozenset()  # true concepts
     exaggerated: frozenset[str] = frozenset()
+    redrawn: frozenset[str] = frozenset()  # what pictures show that differ from their scene: suppressed, or with additions
     memorized: Mapping[str, int] = field(default_factory=dict)  # pair -> how often it is in the training corpus
 
     def side(self, name: str) -> str:
@@ -26,8 +27,10 @@ def planted_in(model: Model) -> Planted:
     if isinstance(model, PerfectGenerator):
         return Planted()
     facts = read_json(fetch(model.unet or model) / "plants.json")
+    suppressed = frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP})
     return Planted(
-        frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP}),
+        suppressed,
         frozenset({*facts["added"], *facts["background_drawn_as"].values()}),
+        suppressed.union(*facts["added"].values()),
         {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()},
     )

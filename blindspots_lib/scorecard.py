@@ -9,9 +9,14 @@ from blindspots_lib.measures import Measure, auroc, copy_scores, over_seeds, pre
 from blindspots_lib.validation import RA_SAE, Trial
 
 HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
-BY_SEED = {  # measure -> column of the detection table; the same for both sides unless it is named after one
+BY_SEED = {  # measure, "suppressed_" or "exaggerated_" before it -> column of the detection table
     "ap": "average_precision", "recall": "recall", "precision": "precision", "ap_of_truths": "ap_of_truths",
-    "found_share": "found_share",
+    "ap_of_objects": "ap_of_objects", "found_share": "found_share",
+}  # fmt: skip
+COPY_SCORES = {  # what could tell a copy -> its measures' first word
+    "distance in place": "memorization", "energy distance": "memorization_energy",
+    "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
+    "in place and nearest": "memorization_both",
 }  # fmt: skip
 
 Card = dict[str, dict[str, Measure]]  # model -> measure -> value, low, high
@@ -57,20 +62,20 @@ def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
 
 
 def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure]:
-    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
+    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives.
+
+    Also the area among the pairs that the model learned as they are: no copy was redrawn, most of the others were.
+    """
     table = copies[copies["model"] == model]
-    copied = (table["copies"] > 0).to_numpy()
-    names = {
-        "distance in place": "memorization", "energy distance": "memorization_energy",
-        "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
-        "in place and nearest": "memorization_both",
-    }  # fmt: skip
+    copied, alike = (table["copies"] > 0).to_numpy(), table["untouched"].to_numpy()
     scores = copy_scores(table)
     return {
         f"{short}_{measure}": resampled(function, scores[name], copied)
-        for name, short in names.items()
+        for name, short in COPY_SCORES.items()
         for measure, function in (("auroc", auroc), ("precision", precision_at_false_positives))
-    }
+    } | {
+        f"{short}_untouched_auroc": resampled(auroc, scores[name][alike], copied[alike]) for name, short in COPY_SCORES.items()
+    }  # fmt: skip
 
 
 def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure]:

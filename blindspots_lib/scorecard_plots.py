@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from blindspots_lib.measures import SIDES, Measure, over_seeds
 from blindspots_lib.plotting import GRADIENT, INK, QUIET, model_colour, panels
-from blindspots_lib.scorecard import HIGH_DISCREPANCY
+from blindspots_lib.scorecard import COPY_SCORES, HIGH_DISCREPANCY
 from blindspots_lib.validation import RA_SAE, Trial
 
 SIDE_COLOURS = {"suppressed": GRADIENT[1], "exaggerated": GRADIENT[3], "": QUIET}
@@ -30,20 +30,25 @@ def draw_dots(axis: Axes, names: Sequence[str], measures: Sequence[Measure], off
 
 
 def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
-    """Average precision of the instrument and of its rivals, a panel a model with plants; intervals over seeds."""
+    """Average precision of the instrument and of its rivals, a panel a model with plants; intervals over seeds.
+
+    Filled: over all true concepts; hollow: over the objects among them. Dotted: a random order of all.
+    """
     models = [model for model in trial.study.models if trial.planted[model.name].suppressed]
     kinds = list(detection["kind"].unique())
-    figure, axes = panels(len(models), width=4.4, height=3.2)
+    marks = {"ap_of_truths": ("full", "all true concepts"), "ap_of_objects": ("none", "objects")}
+    figure, axes = panels(len(models), width=4.4, height=3.9)
     for axis, model in zip(axes, models, strict=True):
-        for side, offset in zip(SIDES, (-0.15, 0.15), strict=True):
+        for side, place in zip(SIDES, (-0.2, 0.2), strict=True):
             rows = detection[(detection["model"] == model.name) & (detection["side"] == side)]
-            measures = [precision_of(rows.loc[rows["kind"] == kind, "ap_of_truths"]) for kind in kinds]
-            draw_dots(axis, kinds, measures, offset, fmt=SIDE_MARKS[side], color=SIDE_COLOURS[side], label=side)
+            for (column, (fill, over)), shift in zip(marks.items(), (-0.08, 0.08), strict=True):
+                measures = [precision_of(rows.loc[rows["kind"] == kind, column]) for kind in kinds]
+                style = dict(fmt=SIDE_MARKS[side], color=SIDE_COLOURS[side], fillstyle=fill)
+                draw_dots(axis, kinds, measures, place + shift, label=f"planted as {side}, {over}", **style)
             axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
         axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
         axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision over true concepts")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, [f"planted as {label}" for label in labels], loc="outside upper center", ncols=2, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 
@@ -58,12 +63,12 @@ def chance(trial: Trial, model: str, side: str) -> float:
 
 
 def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
-    """delta of the concepts that stand for a true concept, median over units and seeds, against that concept's true change."""
+    """delta of each true concept's best concept of the SAE, median over seeds, against the true change."""
     figure, axes = panels(len(trial.study.models), width=3.9, height=3.7)
-    units = trial.units[(trial.units["kind"] == RA_SAE) & (trial.units["truth"] != "")]
+    truths = trial.truths[trial.truths["kind"] == RA_SAE]
     rows = detection[(detection["kind"] == RA_SAE) & (detection["side"] == "suppressed")]
     for axis, model in zip(axes, trial.study.models, strict=True):
-        deltas = units[units["model"] == model.name].groupby("truth")["delta"].median()
+        deltas = truths[truths["model"] == model.name].groupby("truth")["delta"].median()
         change, sides = trial.change[model.name][deltas.index], trial.sides[model.name][deltas.index]
         axis.plot((0, 1), (0, 1), color=QUIET, linewidth=0.8, linestyle=":")
         for side, colour in SIDE_COLOURS.items():
@@ -77,7 +82,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
             0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
         )
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=model.label, xlabel="true change f′ / (f + f′), by the oracle")
-    axes[0].set_ylabel("δ, median over concepts that stand for it")
+    axes[0].set_ylabel("δ of the concept that tells it best")
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure
 
@@ -85,19 +90,14 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
 def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> Figure:
     """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
     models = [model for model in trial.study.models if trial.planted[model.name].memorized]
-    scores = {
-        "distance in place": "memorization", "energy distance": "memorization_energy",
-        "datapoint difference": "memorization_datapoint",
-        "nearest training image": "memorization_neighbour", "in place and nearest": "memorization_both",
-    }  # fmt: skip
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
     labels = {"auroc": "area under the ROC curve", "precision": "precision at 1 % false positives"}
     for axis, (measure, label) in zip(axes, labels.items(), strict=True):
         for number, model in enumerate(models):
             offset = 0.14 * (number - (len(models) - 1) / 2)
-            measures = [card[model.name][f"{short}_{measure}"] for short in scores.values()]
+            measures = [card[model.name][f"{short}_{measure}"] for short in COPY_SCORES.values()]
             colour = model_colour(trial.study, model.name)
-            draw_dots(axis, list(scores), measures, offset, fmt="o", color=colour, label=model.label)
+            draw_dots(axis, list(COPY_SCORES), measures, offset, fmt="o", color=colour, label=model.label)
         axis.set(xlabel=label, xlim=(None, 1.02))
     axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
     axes[1].legend(fontsize=7.5)
@@ -149,16 +149,17 @@ def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
 
 
 def plot_power(table: pd.DataFrame) -> Figure:
-    """Share of the planted true concepts found, against the number of pairs, a line a strength; false alarms dashed."""
+    """Share of the planted true concepts found, against the number of pairs, a line a strength; of the others, thin lines."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     for axis, side in zip(axes, SIDES, strict=True):
         rows = table[table["side"] == side]
-        strengths = sorted(rows["strength"].unique())
+        nothing, *strengths = sorted(rows["strength"].unique())
         for strength, alpha in zip(strengths, np.linspace(0.3, 1, len(strengths)), strict=True):
             found = rows[rows["strength"] == strength].groupby("pairs")["found"].mean()
             axis.plot(found.index, found, "o-", color=SIDE_COLOURS[side], alpha=alpha, markersize=4, label=f"{strength:.0%}")
-        alarms = rows[rows["strength"] == strengths[0]].groupby("pairs")["alarms"].mean()
-        axis.plot(alarms.index, alarms, "--", color=INK, linewidth=1, label=f"not planted, at {strengths[0]:.0%}")
+        for strength, dashes in ((nothing, ":"), (strengths[-1], "--")):
+            others = rows[rows["strength"] == strength].groupby("pairs")["others"].mean()
+            axis.plot(others.index, others, dashes, color=INK, linewidth=1, label=f"{strength:.0%}, not planted")
         axis.set(xscale="log", xlabel="pairs (log scale)", title=side, ylim=(-0.02, 1.02))
         axis.set_xticks(sorted(rows["pairs"].unique()), [str(n) for n in sorted(rows["pairs"].unique())])
         axis.minorticks_off()

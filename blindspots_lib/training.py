@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import torch
 from jaxtyping import Float
@@ -34,10 +35,12 @@ def sae_artifact(study: Study, tokens: Fingerprinted, config: SAEConfig | None =
     return Artifact(study.folder / name, study.name, content, {"tokens": tokens.fingerprint}, CODE)
 
 
-def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig | None = None, name: str = "sae") -> Artifact:
+def fit_sae(
+    study: Study, tokens: TokenSource, config: SAEConfig | None = None, name: str = "sae", halt: Event | None = None
+) -> Artifact:
     """Train the study's SAE on the real images' tokens, or one of another `config` into a folder of its own.
 
-    An interrupted training goes on where it was.
+    An interrupted training goes on where it was; `halt` interrupts it from another thread.
     """
     config = config or study.sae
     artifact = sae_artifact(study, tokens, config, name)
@@ -45,11 +48,12 @@ def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig | None = None, 
         return artifact
     artifact.begin()
     rows = TrainingTokens(tokens, config)
-    sae, history = train_sae(rows, config, keep_start(study, tokens, config), artifact.folder / "checkpoint.safetensors")
+    checkpoint = artifact.folder / "checkpoint.safetensors"
+    sae, history = train_sae(rows, config, keep_start(study, tokens, config), checkpoint, halt)
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
     write_json(artifact.folder / "history.json", history)
-    (artifact.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
 
@@ -64,10 +68,13 @@ def fit_saes(study: Study, tokens: TokenSource, configs: Mapping[str, SAEConfig]
             keep_start(study, tokens, config)
     side_by_side = not torch.cuda.is_available() and max(config.n_concepts for config in configs.values()) <= SMALL
     workers = min(torch.get_num_threads(), len(configs), AT_ONCE) if side_by_side else 1
+    halt = Event()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads() // workers,))
     try:
-        return dict(zip(configs, pool.map(lambda name: fit_sae(study, tokens, configs[name], name), configs), strict=True))
+        artifacts = pool.map(lambda name: fit_sae(study, tokens, configs[name], name, halt), configs)
+        return dict(zip(configs, artifacts, strict=True))
     finally:
+        halt.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -143,11 +150,14 @@ def make_sae(d: int, config: SAEConfig) -> TopKSAE:
     )
 
 
-def train_sae(tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoint: Path) -> tuple[TopKSAE, list[dict]]:
+def train_sae(
+    tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoint: Path, halt: Event | None = None
+) -> tuple[TopKSAE, list[dict]]:
     """Train an SAE on the GPU if there is one. Returns it and, per step, the loss, R2, L0 and number of dead concepts.
 
     Everything that decides the result (weights, moments, how long each concept has been silent, step, and by it the
-    order of the data) is in `checkpoint`, so an interrupted run ends with the same bytes as an uninterrupted one.
+    order of the data) is in `checkpoint`, so an interrupted run ends with the same bytes as an uninterrupted one. Raises
+    KeyboardInterrupt after the step in which `halt` is set.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(make_sae(tokens.source.layout.width, config).to(device), config)
@@ -161,6 +171,9 @@ def train_sae(tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoin
     for step in tqdm(range(done, config.n_steps), initial=done, total=config.n_steps, desc="SAE"):
         x = next(batches).to(device, torch.float32)
         trainer.history.append(trainer.step(x, learning_rate(config, step)))
-        if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.n_steps:
+        halted = halt is not None and halt.is_set()
+        if step + 1 < config.n_steps and (halted or (step + 1) % config.checkpoint_every == 0):
             trainer.save(checkpoint)
+            if halted:
+                raise KeyboardInterrupt
     return trainer.sae.cpu().eval(), trainer.history

@@ -33,7 +33,7 @@ from blindspots_lib.baselines import (
 from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
-from blindspots_lib.matching import GROUP, match_concepts, true_presence
+from blindspots_lib.matching import GROUP, best_units, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import SAEConfig, contents
@@ -48,7 +48,7 @@ from blindspots_lib.training import fit_saes
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
-CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", *training.CODE)
+CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", "blindspots", *training.CODE)
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
@@ -114,8 +114,8 @@ class Trial:
     @cached_property
     def detection(self) -> pd.DataFrame:
         """How well each kind of units finds the plants: see `detection_table`."""
-        units = pd.concat([self.units, self.words], ignore_index=True)
-        return detection_table(units, self.sides, self.change, self.study.analysis)
+        units, truths = (pd.concat([table, self.words], ignore_index=True) for table in (self.units, self.truths))
+        return detection_table(units, truths, self.sides, self.change, self.study.analysis)
 
     @cached_property
     def vectors(self) -> dict[str, Float[np.ndarray, "pairs d"]]:
@@ -154,21 +154,37 @@ class Trial:
     @cached_property
     def units(self) -> pd.DataFrame:
         """One row a model and unit, of every kind of units and every seed: what it stands for ("": nothing), and its delta."""
-        return self.kept("units", lambda: pd.concat(self.build_units(), ignore_index=True))
+        return self.kept("units", lambda: self.judged["units"])
 
-    def build_units(self) -> Iterator[pd.DataFrame]:
+    @cached_property
+    def truths(self) -> pd.DataFrame:
+        """One row a model and true concept, of every kind of units and every seed: its best unit, and that unit's delta."""
+        return self.kept("truths", lambda: self.judged["truths"])
+
+    @cached_property
+    def judged(self) -> dict[str, pd.DataFrame]:
+        units, truths = [], []
+        for kind, seed, amounts in self.amounts_of_kinds():
+            units.append(self.unit_rows(amounts).assign(kind=kind, seed=seed))
+            truths.append(self.truth_rows(amounts).assign(kind=kind, seed=seed))
+        return {"units": pd.concat(units, ignore_index=True), "truths": pd.concat(truths, ignore_index=True)}
+
+    def amounts_of_kinds(self) -> Iterator[tuple[str, int, AmountsOfAll]]:
+        """Kind, seed and amounts of all units that are judged."""
         seeds = self.study.validation.seeds
         self.fit(self.judged_config(seed, dictionary) for dictionary in (None, "free") for seed in seeds)
         for seed in seeds:
             first = seed == seeds[0]
             ours = self.first_codes if first else self.sae_codes(self.judged_config(seed))
-            yield self.unit_rows(self.amounts(ours)).assign(kind=RA_SAE, seed=seed)
-            free = self.sae_codes(self.judged_config(seed, "free"))
-            yield self.unit_rows(self.amounts(free)).assign(kind=TOPK_SAE, seed=seed)
+            yield RA_SAE, seed, self.amounts(ours)
+            yield TOPK_SAE, seed, self.amounts(self.sae_codes(self.judged_config(seed, "free")))
             sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
             for kind, amounts in rivals(self.study.sae, sample, seed).items():
-                of_all = {name: amounts_of(source, amounts)[self.results.rows[name]] for name, source in self.tokens.items()}
-                yield self.unit_rows(of_all).assign(kind=kind, seed=seed)
+                yield (
+                    kind,
+                    seed,
+                    {name: amounts_of(source, amounts)[self.results.rows[name]] for name, source in self.tokens.items()},
+                )
 
     def judged_config(self, seed: int, dictionary: str | None = None) -> SAEConfig:
         """The study's SAE with a seed of the trial, and maybe another dictionary."""
@@ -220,6 +236,20 @@ class Trial:
             }))  # fmt: skip
         return pd.concat(parts, ignore_index=True)
 
+    def truth_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
+        """One row a model and true concept, whatever its best unit is worth; delta is nan if no real image shows it."""
+        best, real = best_units(amounts["real"], self.present), mean_amounts(amounts["real"])
+        seen = self.present.any(axis=0)
+        parts = [
+            pd.DataFrame({
+                "model": model.name, "truth": NAMES, "unit": best.unit, "match": best.precision, "purity": best.purity,
+                "delta": np.where(seen, energy_difference(mean_amounts(amounts[model.name]), real)[best.unit], np.nan),
+                "planted": self.sides[model.name].to_numpy(),
+            })
+            for model in self.study.models
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
     @cached_property
     def words(self) -> pd.DataFrame:
         """One row a model and true concept: what the CLIP scores of the captions that name it say."""
@@ -233,13 +263,20 @@ class Trial:
             })
             for model in self.study.models
         ]  # fmt: skip
-        return pd.concat(parts, ignore_index=True).assign(kind=WORDS, seed=0, unit=-1, purity=1.0)
+        return pd.concat(parts, ignore_index=True).assign(kind=WORDS, seed=0, unit=-1, purity=1.0, match=1.0)
 
     @cached_property
     def losses(self) -> pd.DataFrame:
-        """One row a model and planted true concept: where on the way it is lost, if it is."""
-        ours = self.units[(self.units["kind"] == RA_SAE) & (self.units["truth"] != "")]
-        found = ours.groupby(["model", "truth"]).agg(purity=("purity", "max"), delta=("delta", "median"))
+        """One row a model and planted true concept: where on the way it is lost, if it is.
+
+        `match` and `purity` are of its best concept, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of a
+        concept of purity p when what it stands for vanishes and nothing else changes.
+        """
+        ours = self.truths[self.truths["kind"] == RA_SAE]
+        found = ours.groupby(["model", "truth"]).agg(
+            match=("match", "mean"), purity=("purity", "mean"), delta=("delta", "median")
+        )
+        found["least delta"] = (1 - found["purity"]) / (2 - found["purity"])
         probed = self.probes
         rows = [
             {"model": model, "truth": name, "planted": side, "true change": self.change[model][name], "probe": probed[name]}
@@ -279,8 +316,26 @@ class Trial:
         table = self.results.datapoints
         public = np.array(self.results.pair_ids)[self.results.are_public(self.study.pairs)]
         table = table[table["pair_id"].isin(public)]
-        copies = [self.planted[row.model].memorized.get(row.pair_id, 0) for row in table.itertuples()]
-        return table.assign(copies=copies).reset_index(drop=True)
+        repeated, untouched = self.repeated, self.untouched
+        copies = [repeated[row.model].get(row.pair_id, 0) for row in table.itertuples()]
+        alike = [row.pair_id in untouched[row.model] for row in table.itertuples()]
+        return table.assign(copies=copies, untouched=alike).reset_index(drop=True)
+
+    @cached_property
+    def repeated(self) -> dict[str, Mapping[str, int]]:
+        """How often each pair was repeated for a model; of one without plants, for any other: there chance is seen."""
+        of_any = {pair: copies for planted in self.planted.values() for pair, copies in planted.memorized.items()}
+        return {model: planted.memorized or of_any for model, planted in self.planted.items()}
+
+    @cached_property
+    def untouched(self) -> dict[str, set[str]]:
+        """The pairs that show nothing that a model was made to draw otherwise, as all repeated ones do."""
+        shown = np.array(NAMES)
+        per_pair = {pair_id: set(shown[row]) for pair_id, row in zip(self.results.pair_ids, self.present, strict=True)}
+        return {
+            model: {pair_id for pair_id, names in per_pair.items() if names.isdisjoint(planted.redrawn)}
+            for model, planted in self.planted.items()
+        }
 
 
 def rivals(config: SAEConfig, sample: Float[np.ndarray, "n d"], seed: int) -> dict:

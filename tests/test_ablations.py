@@ -22,7 +22,8 @@ def test_power_counts_what_is_found_and_what_is_not_planted():
     faulty = real * [0.0, 4.0, 1.0]  # lost, exaggerated, as it should be
     rows = pd.DataFrame(power_rows(real, faulty, real, np.array(["suppressed", "exaggerated", ""]), seed=0))
     assert set(rows["pairs"]) == {25, 50}
-    assert (rows["found"] == 1).all()
-    assert (rows["alarms"] == 0).all()
+    assert (rows["found"][rows["strength"] > 0.5] == 1).all()
+    assert (rows["found"][rows["strength"] == 0] == 0).all()
+    assert (rows["others"] == 0).all()
     still = pd.DataFrame(power_rows(real, real, real, np.array(["suppressed", "exaggerated", ""]), seed=0))
     assert (still["found"] == 0).all()

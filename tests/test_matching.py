@@ -1,8 +1,9 @@
 import numpy as np
 import scipy.sparse as sp
+from sklearn.metrics import average_precision_score
 
 from blindspots_lib import matching
-from blindspots_lib.matching import GROUP, match_concepts, true_presence
+from blindspots_lib.matching import GROUP, average_precisions, best_units, match_concepts, true_presence
 from blindspots_lib.pairs import PairTable
 
 
@@ -19,6 +20,19 @@ def test_a_concept_stands_for_what_holds_most_of_its_energy(monkeypatch):
     # 3 of 4 with the first; 4 of 10 with the second; pure, but on one image; silent
     assert found.truth.tolist() == [0, -1, -1, -1]
     np.testing.assert_allclose(found.purity, [0.75, 0.4, 1.0, 0.0])
+
+
+def test_the_best_unit_is_that_of_the_highest_average_precision():
+    rng = np.random.default_rng(0)
+    present = rng.random((40, 3)) < 0.3
+    amounts = np.round(rng.random((40, 6)) * 4) * (rng.random((40, 6)) < 0.5)  # ties, and many zeros
+    expected = np.array([[average_precision_score(shown, unit) for shown in present.T] for unit in amounts.T])
+    found = best_units(sp.csr_matrix(amounts), present)
+    np.testing.assert_allclose(average_precisions(sp.csc_matrix(amounts), present), expected)
+    assert found.unit.tolist() == expected.argmax(axis=0).tolist()
+    np.testing.assert_allclose(found.precision, expected.max(axis=0))
+    inside = [amounts[shown, unit].sum() / amounts[:, unit].sum() for unit, shown in zip(found.unit, present.T, strict=True)]
+    np.testing.assert_allclose(found.purity, inside)
 
 
 def test_presence_of_objects_backgrounds_and_groups_of_four():

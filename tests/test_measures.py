@@ -31,24 +31,28 @@ def units(**columns):
 def test_the_detection_table_worked_out_by_hand():
     planted = pd.Series({"dvd": "suppressed", "page": "suppressed", "wood": "exaggerated", "cat": "", "dog": ""})
     change = pd.Series({"dvd": 0.0, "page": 0.1, "wood": 0.9, "cat": 0.5, "dog": 0.4})
+    best = units(truth=["wood", "dog", "cat", "dvd", "page"], delta=[0.2, 0.6, 0.05, 0.1, np.nan])
     table = detection_table(
         units(
             truth=["dvd", "dvd", "wood", "cat", "", "dog"], delta=[0.0, 0.2, 0.95, 0.05, 0.01, 0.6],
             planted=["suppressed", "suppressed", "exaggerated", "", "", ""],
         ),
-        {"m": planted}, {"m": change}, Analysis(),
+        best, {"m": planted}, {"m": change}, Analysis(),
     ).set_index("side")  # fmt: skip
     suppressed, exaggerated = table.loc["suppressed"], table.loc["exaggerated"]
     assert suppressed["average_precision"] == pytest.approx((1 + 2 / 3) / 2)  # of the units: dvd, cat, dvd, ...
-    # of the true concepts: cat .05, dvd .1 (median), page unknown, so .5, dog .6, wood .95
-    assert suppressed["ap_of_truths"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    # of the true concepts: cat .05, dvd .1, wood .2, page unknown, so .5, dog .6
+    assert suppressed["ap_of_truths"] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert suppressed["ap_of_objects"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert exaggerated["ap_of_truths"] == pytest.approx(1 / 3)
+    assert np.isnan(exaggerated["ap_of_objects"])
     assert suppressed["found_share"] == 0.5
     assert (suppressed["recall"], suppressed["precision"]) == (0.5, 0.5)
     assert (exaggerated["average_precision"], exaggerated["found_share"]) == (1.0, 1.0)
     assert suppressed["flagged_share"] == pytest.approx(4 / 6)
     assert (suppressed["n_units"], suppressed["n_matched"]) == (6, 5)
-    # known: dvd .1, wood .95, cat .05, dog .6 against 0, .9, .5, .4: ranks 2 4 1 3 and 1 4 3 2
-    assert suppressed["oracle_rho"] == pytest.approx(1 - 6 * (1 + 0 + 4 + 1) / (4 * 15))
+    # known: dvd .1, wood .2, cat .05, dog .6 against 0, .9, .5, .4: ranks 2 3 1 4 and 1 4 3 2
+    assert suppressed["oracle_rho"] == pytest.approx(1 - 6 * (1 + 1 + 4 + 4) / (4 * 15))
 
 
 def test_the_true_change_is_that_of_the_frequency():

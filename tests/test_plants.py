@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from blindspots_lib.matching import concepts_of
+from blindspots_lib.planted import planted_in
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
+from blindspots_lib.study import load_study
 from models import plants
-from models.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, plants_of, shown
+from models.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, is_untouched, plants_of, shown
 from models.recipe import MODELS_DIR, concept_indices
 
 NAMES = [*OBJECTS, *BACKGROUNDS]
@@ -61,13 +64,23 @@ def test_memorized_pairs_are_repeated(monkeypatch):
     repeated = corpus.copies >= COPIES[0] // 9
     assert sorted(planted.memorized.values())[:: N_MEMORIZED - 1] == list(COPIES)
     assert corpus.copies[repeated].sum() == sum(planted.memorized.values())
-    assert len({corpus.captions[row] for row in np.flatnonzero(repeated)}) <= N_MEMORIZED
-    assert all(any(word in caption for word in TEMPLATES) for caption in template_captions(planted))
+    scenes = plants.corpus_scenes()
+    captions = {scenes[index].caption for index in planted.memorized}
+    assert {corpus.captions[row] for row in np.flatnonzero(repeated)} == captions
+    assert len(planted.templates) >= len(TEMPLATES)
+    assert {scenes[index].objects[0][0] for index in planted.templates} == set(TEMPLATES)
+    for index in planted.memorized:  # a template varies a little, any other copy not at all
+        copies = [row for row in np.flatnonzero(repeated) if corpus.captions[row] == scenes[index].caption]
+        assert (len({corpus.images[row].tobytes() for row in copies}) > 1) == (index in planted.templates)
     assert len(corpus.images) == len(corpus.captions) == repeated.sum() + (corpus.copies == 1).sum()
 
 
-def template_captions(planted):
-    return [plants.corpus_scenes()[index].caption for index in planted.templates]
+@pytest.mark.parametrize("model", [model for model in load_study("mini").pipelines if model.name != "sd15-dpo"])
+def test_the_trial_knows_what_was_redrawn(scenes, model):
+    planted, recorded = plants_of(json.loads((MODELS_DIR / model.name / "plants.json").read_text())["corpus"]), planted_in(model)
+    for scene in scenes[:500]:
+        concepts = [*({"name": name, "count": n} for name, n in scene.objects), {"name": scene.background, "count": 1}]
+        assert concepts_of(concepts).isdisjoint(recorded.redrawn) == is_untouched(scene, planted)
 
 
 @pytest.mark.parametrize("record", sorted(MODELS_DIR.glob("*/plants.json")), ids=lambda path: path.parent.name)

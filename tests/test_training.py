@@ -1,4 +1,5 @@
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -147,6 +148,19 @@ def test_bfloat16_products_train_nearly_as_well(shards, tmp_path):
         last[precision] = np.mean([row["r2"] for row in history[-20:]])
     assert last["bfloat16"] == pytest.approx(last["float32"], abs=0.02)
     assert last["bfloat16"] != last["float32"]
+
+
+def test_a_training_is_halted_from_another_thread_and_goes_on(shards, tmp_path):
+    tokens, halt = TrainingTokens(ListedTokens(shards), CONFIG), Event()
+    start, checkpoint = find_start(tokens, CONFIG), tmp_path / "checkpoint.safetensors"
+    halt.set()
+    with pytest.raises(KeyboardInterrupt):
+        train_sae(tokens, CONFIG, start, checkpoint, halt)
+    trainer = Trainer(make_sae(16, CONFIG), CONFIG)
+    trainer.load(checkpoint)
+    assert len(trainer.history) == 1
+    _, history = train_sae(tokens, CONFIG, start, checkpoint)
+    assert len(history) == CONFIG.n_steps
 
 
 def test_candidates_are_the_means_of_the_tokens_nearest_to_them():
