@@ -1,4 +1,4 @@
-"""What is truly in an image of the embedded study, real or generated: an oracle that no other stage sees."""
+"""What is truly in an image of the embedded study, real or generated: an oracle that only the trial asks."""
 
 from typing import NamedTuple
 

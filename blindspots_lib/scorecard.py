@@ -79,13 +79,16 @@ def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure
 
 
 def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure]:
-    """Among pairs of high discrepancy: the share with a wrong caption, and how well caption-image agreement tells them."""
+    """Among pairs of high discrepancy: the share with a wrong caption, and how well caption-image agreement tells them.
+
+    The latter among pairs that are not public: the public ones all have captions of their own, and CLIP learned from them.
+    """
     table = discrepancies[discrepancies["model"] == model]
     high = table[table["energy_distance"] >= table["energy_distance"].quantile(HIGH_DISCREPANCY)]
-    noisy = high["noisy"].to_numpy()
+    unseen = high[~high["public"]]
     return {
-        "noise_share": resampled(lambda hits: float(hits.mean()), noisy),
-        "noise_auroc": resampled(auroc, -high["agreement"].to_numpy(), noisy),
+        "noise_share": resampled(lambda hits: float(hits.mean()), high["noisy"].to_numpy()),
+        "noise_auroc": resampled(auroc, -unseen["agreement"].to_numpy(), unseen["noisy"].to_numpy()),
     }
 
 

@@ -304,11 +304,12 @@ class Trial:
 
     @cached_property
     def discrepancies(self) -> pd.DataFrame:
-        """One row a pair and model: how far the two images are apart, whether the caption is another's, how well it fits."""
+        """One row a pair and model: how far the images are apart, whose the caption is, how well it fits the real one."""
         table = self.results.datapoints[["pair_id", "model", "energy_distance"]]
         order = {pair_id: position for position, pair_id in enumerate(self.results.pair_ids)}
         positions = table["pair_id"].map(order).to_numpy()
-        return table.assign(noisy=self.noisy[positions], agreement=self.agreement["real"][positions])
+        public = self.results.are_public(self.study.pairs)
+        return table.assign(noisy=self.noisy[positions], public=public[positions], agreement=self.agreement["real"][positions])
 
     @cached_property
     def copies(self) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from conftest import TRIAL, smoke_with
 
 from blindspots_lib import notebooks, widgets
 from blindspots_lib.plan import trained_again
+from blindspots_lib.planted import planted_in
 from blindspots_lib.results import Results
 from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
 
@@ -64,10 +65,17 @@ def precision_by_hand(deltas, planted):
     return sum(precision * gained for precision, gained in levels) / planted.sum()
 
 
-def test_the_scorecard_is_what_the_tables_say(smoke):
+@pytest.fixture
+def kept(smoke):
+    """The study, its scorecard and the tables of its trial, by name."""
     study = load_study(str(smoke))
     card = json.loads((study.figures_folder / "scorecard.json").read_text())
-    units = pd.read_parquet(study.folder / "tables" / "units" / "units.parquet")
+    return study, card, {path.stem: pd.read_parquet(path) for path in study.folder.glob("tables/*/*.parquet")}
+
+
+def test_the_scorecard_says_of_units_what_the_tables_say(kept):
+    study, card, tables = kept
+    units = tables["units"]
     for model in study.models:
         ours = units[(units["kind"] == "RA-SAE") & (units["model"] == model.name)]
         seeds = [group for _, group in ours.groupby("seed")]
@@ -82,6 +90,33 @@ def test_the_scorecard_is_what_the_tables_say(smoke):
                 precision_by_hand(sign * group["delta"].to_numpy(), (group["planted"] == side).to_numpy()) for group in known
             ]
             assert card[model.name][f"{side}_ap"]["value"] == pytest.approx(np.mean(values), rel=1e-3)
+
+
+def test_the_scorecard_says_of_true_concepts_what_the_tables_say(kept):
+    study, card, tables = kept
+    for model in study.pipelines:
+        ours = tables["truths"][(tables["truths"]["kind"] == "RA-SAE") & (tables["truths"]["model"] == model.name)]
+        for side, sign in (("suppressed", 1), ("exaggerated", -1)):
+            by_seed = [
+                precision_by_hand(sign * group["delta"].fillna(0.5).to_numpy(), (group["planted"] == side).to_numpy())
+                for _, group in ours.groupby("seed")
+            ]
+            assert card[model.name][f"{side}_ap_of_truths"]["value"] == pytest.approx(np.mean(by_seed), rel=1e-3)
+
+
+def test_the_scorecard_says_of_pairs_what_the_tables_say(kept):
+    study, card, tables = kept
+    noise = Results(study).image_artifacts["real"].facts["caption_noise"]
+    repeated = {model.name: set(planted_in(model).memorized) for model in study.models}
+    for model in study.models:
+        table = tables["datapoints"][tables["datapoints"]["model"] == model.name]
+        high = table[table["energy_distance"] >= table["energy_distance"].quantile(0.95)]
+        assert card[model.name]["noise_share"]["value"] == pytest.approx(high["pair_id"].isin(list(noise)).mean(), rel=1e-3)
+        copied = table["pair_id"].isin(repeated[model.name] or set().union(*repeated.values()))
+        others = table[table["pair_id"].str.startswith("scene-1-") & ~copied]
+        apart = table.loc[copied, "distance_in_place"].to_numpy()[:, None] - others["distance_in_place"].to_numpy()
+        wins = (apart < 0).mean() + (apart == 0).mean() / 2
+        assert card[model.name]["memorization_auroc"]["value"] == pytest.approx(wins, rel=1e-3)
 
 
 def test_second_run_does_nothing(smoke):

@@ -32,19 +32,39 @@ def test_numbers_are_those_of_the_figures(model):
     assert f"{numbers('training_similarity')[model]['share']:.1%}".replace("%", " %") in README
 
 
-MEASURES = (
-    "suppressed_ap", "suppressed_recall", "suppressed_found_share", "exaggerated_ap", "exaggerated_recall",
-    "exaggerated_found_share", "oracle_rho", "flagged_share", "sure_share", "memorization_auroc", "memorization_energy_auroc",
-    "memorization_neighbour_auroc", "memorization_precision", "noise_share", "noise_auroc", "frechet_distance", "precision",
-    "recall", "density", "coverage",
-)  # fmt: skip
+ROWS = {  # measure -> what README calls it
+    "suppressed_ap_of_truths": "suppressed: average precision over all true concepts",
+    "suppressed_ap_of_objects": "… over the objects alone",
+    "suppressed_ap": "… over the concepts that stand for something",
+    "suppressed_recall": "… their recall at δ < 0.1",
+    "suppressed_found_share": "… share of the planted that some concept stands for",
+    "exaggerated_ap_of_truths": "exaggerated: average precision over all true concepts",
+    "exaggerated_ap_of_objects": "… over the objects alone",
+    "exaggerated_ap": "… over the concepts that stand for something",
+    "exaggerated_recall": "… their recall at δ > 0.9",
+    "exaggerated_found_share": "… share of the planted that some concept stands for",
+    "oracle_rho": "rank correlation of δ with the true change",
+    "flagged_share": "concepts with δ < 0.1 or > 0.9",
+    "sure_share": "concepts whose interval leaves out 0.5 (chance: 0.05)",
+    "memorization_auroc": "copies: area under the ROC curve, by codes in place",
+    "memorization_untouched_auroc": "… against pairs that were not redrawn either",
+    "memorization_energy_auroc": "… by energies",
+    "memorization_neighbour_auroc": "… by the nearest training image",
+    "memorization_precision": "… precision at 1 % false positives, by codes in place",
+    "noise_share": "pairs of high discrepancy: share with a wrong caption",
+    "noise_auroc": "… told by caption–image agreement, area under ROC",
+    "frechet_distance": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_the_scorecard_is_that_of_the_figures(measure):
+@pytest.mark.parametrize(("measure", "row"), ROWS.items())
+def test_the_scorecard_is_that_of_the_figures(measure, row):
     card = json.loads((PROJECT_ROOT / "figures" / "mini" / "scorecard.json").read_text())
-    cells = " | ".join(told(card[model][measure]) for model in MODELS)
-    assert f" | {cells} |\n" in README
+    assert f"| {row} | {' | '.join(told(card[model][measure]) for model in MODELS)} |\n" in README
 
 
 def told(entry):
@@ -57,13 +77,13 @@ def told(entry):
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "perfect"])
 def test_quality_is_that_of_the_cards(model):
     card = (PROJECT_ROOT / "models" / "mini" / model / "README.md").read_text(encoding="utf-8")
-    for row in (
-        "prompted objects present",
-        "the same, planted as suppressed",
-        "backgrounds as prompted",
+    rows = (
+        "prompted objects present", "the same, planted as suppressed", "backgrounds as prompted",
         "number of objects as prompted, 1 to 3 where none is added",
-    ):
-        assert re.search(rf"^\| {row}, by the oracle \| (.*?);", card, re.M)[1] in README
+    )  # fmt: skip
+    shares = [re.search(rf"^\| {row}, by the oracle \| (.*?);", card, re.M)[1] for row in rows]
+    label = load_study("mini").model(model).label
+    assert re.search(rf"^\| {label} \| [^|]* \| {re.escape(' | '.join(shares))} \|$", README, re.M)
 
 
 def measured(entry: dict) -> str:
