@@ -150,7 +150,7 @@ def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
 
 def plot_power(table: pd.DataFrame) -> Figure:
     """Share of the planted true concepts found, against the number of pairs, a line a strength; of the others, thin lines."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
     for axis, side in zip(axes, SIDES, strict=True):
         rows = table[table["side"] == side]
         nothing, *strengths = sorted(rows["strength"].unique())
@@ -164,5 +164,5 @@ def plot_power(table: pd.DataFrame) -> Figure:
         axis.set_xticks(sorted(rows["pairs"].unique()), [str(n) for n in sorted(rows["pairs"].unique())])
         axis.minorticks_off()
     axes[0].set_ylabel("share with an interval beyond 0.5")
-    axes[1].legend(fontsize=7.5, title="images with the fault", title_fontsize=7.5)
+    axes[1].legend(fontsize=7.5, title="images with the fault", title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
