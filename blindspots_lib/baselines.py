@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
+from blindspots_lib.parts import SAEConfig
 from blindspots_lib.tokens import TokenSource
 
 Amounts = Callable[[Float[np.ndarray, "b t d"]], sp.csr_matrix]  # patch tokens -> (b, units)
@@ -31,9 +32,8 @@ def raw_features(sample: Float[np.ndarray, "n d"]) -> Amounts:
 
 def principal_components(sample: Float[np.ndarray, "n d"]) -> Amounts:
     """All principal axes of the tokens."""
-    middle = sample.mean(axis=0)
-    _, _, axes = np.linalg.svd(sample - middle, full_matrices=False)
-    return lambda tokens: signed_amounts(tokens, axes.T, middle)
+    middle, (_, axes) = sample.mean(axis=0), np.linalg.eigh(np.cov(sample, rowvar=False))
+    return lambda tokens: signed_amounts(tokens, axes, middle)
 
 
 def clusters(sample: Float[np.ndarray, "n d"], n: int, seed: int) -> Amounts:
@@ -73,6 +73,16 @@ def random_dictionary(sample: Float[np.ndarray, "n d"], n: int, k: int, seed: in
     return strongest
 
 
+def rivals(config: SAEConfig, sample: Float[np.ndarray, "n d"], seed: int) -> dict[str, Amounts]:
+    """Units of other kinds, as many as the SAE has where that can be chosen, by the names that figures give them."""
+    return {
+        "k-means": clusters(sample, config.n_concepts, seed),
+        "random dictionary": random_dictionary(sample, config.n_concepts, config.k, seed),
+        "PCA": principal_components(sample),
+        "raw features": raw_features(sample),
+    }
+
+
 def amounts_of(source: TokenSource, amounts: Amounts) -> sp.csr_matrix:
     """The amounts of all images of a source, (images, units)."""
     patches = source.layout.patches
@@ -91,11 +101,12 @@ class GlobalScores(NamedTuple):
 
 def global_scores(real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"], k: int = 5) -> GlobalScores:
     """FD (Heusel et al., 2017), precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020)."""
-    from scipy.linalg import sqrtm
     from sklearn.metrics import pairwise_distances
 
     covariances = [np.cov(features, rowvar=False) for features in (real, generated)]
-    mixed = np.trace(sqrtm(covariances[0] @ covariances[1]).real)
+    spread, axes = np.linalg.eigh(covariances[0])
+    root = axes * np.sqrt(np.maximum(spread, 0))  # root root^T is the first covariance; tr (A B)^1/2 = tr (root^T B root)^1/2
+    mixed = np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ covariances[1] @ root), 0)).sum()
     distance = np.square(real.mean(axis=0) - generated.mean(axis=0)).sum() + sum(map(np.trace, covariances)) - 2 * mixed
     across = pairwise_distances(real, generated)
     within = [np.partition(pairwise_distances(features), k, axis=1)[:, k] for features in (real, generated)]

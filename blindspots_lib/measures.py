@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from blindspots_lib.concepts import roc_areas
 from blindspots_lib.parts import Analysis
 from blindspots_lib.scenes import OBJECTS
 
@@ -105,7 +104,11 @@ def concept_change(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, 
 
 def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
     """Probability that a positive scores above a negative, ties counted half; nan if there are none of either."""
-    return float(roc_areas(scores, positive[:, None])[0])
+    if not 0 < positive.sum() < len(positive):
+        return np.nan
+    negatives = np.sort(scores[~positive])
+    below, not_above = (np.searchsorted(negatives, scores[positive], end) for end in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(negatives)))
 
 
 def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], share: float = 0.01) -> float:

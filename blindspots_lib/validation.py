@@ -21,15 +21,7 @@ from blindspots_lib.agreement import (
     word_scores,
 )  # fmt: skip
 from blindspots_lib.artifacts import Artifact, fingerprint_of
-from blindspots_lib.baselines import (
-    GlobalScores,
-    amounts_of,
-    clusters,
-    global_scores,
-    principal_components,
-    random_dictionary,
-    raw_features,
-)  # fmt: skip
+from blindspots_lib.baselines import GlobalScores, amounts_of, global_scores, rivals
 from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
@@ -38,6 +30,7 @@ from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import SAEConfig, contents
 from blindspots_lib.planted import Planted, planted_in
+from blindspots_lib.probe import patch_labels, probe_amounts
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
@@ -47,8 +40,8 @@ from blindspots_lib.training import fit_saes
 
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
-RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
-CODE = ("validation", "matching", "baselines", "measures", "concepts", "statistics", "blindspots", *training.CODE)
+RA_SAE, TOPK_SAE, WORDS, PROBE = "RA-SAE", "TopK SAE", "CLIP score of a word", "supervised probe"
+CODE = ("validation", "matching", "baselines", "probe", "measures", "concepts", "statistics", "blindspots", *training.CODE)
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
@@ -171,7 +164,9 @@ class Trial:
 
     def amounts_of_kinds(self) -> Iterator[tuple[str, int, AmountsOfAll]]:
         """Kind, seed and amounts of all units that are judged."""
-        seeds = self.study.validation.seeds
+        seeds, rows = self.study.validation.seeds, self.results.rows
+        patches = {name: patch_tokens(source)[rows[name]] for name, source in self.tokens.items()}
+        labels = patch_labels(self.study.pairs, rows["real"], self.present, self.tokens["real"].layout.patches_per_side)
         self.fit(self.judged_config(seed, dictionary) for dictionary in (None, "free") for seed in seeds)
         for seed in seeds:
             first = seed == seeds[0]
@@ -180,11 +175,8 @@ class Trial:
             yield TOPK_SAE, seed, self.amounts(self.sae_codes(self.judged_config(seed, "free")))
             sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
             for kind, amounts in rivals(self.study.sae, sample, seed).items():
-                yield (
-                    kind,
-                    seed,
-                    {name: amounts_of(source, amounts)[self.results.rows[name]] for name, source in self.tokens.items()},
-                )
+                yield kind, seed, {name: amounts_of(source, amounts)[rows[name]] for name, source in self.tokens.items()}
+            yield PROBE, seed, probe_amounts(patches, labels, len(NAMES), seed)
 
     def judged_config(self, seed: int, dictionary: str | None = None) -> SAEConfig:
         """The study's SAE with a seed of the trial, and maybe another dictionary."""
@@ -269,15 +261,16 @@ class Trial:
     def losses(self) -> pd.DataFrame:
         """One row a model and planted true concept: where on the way it is lost, if it is.
 
-        `match` and `purity` are of its best concept, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of a
-        concept of purity p when what it stands for vanishes and nothing else changes.
+        `probe` is how well the supervised probe tells it: does the backbone show it? `match` and `purity` are of its best
+        concept, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of a concept of purity p when what it stands
+        for vanishes and nothing else changes.
         """
         ours = self.truths[self.truths["kind"] == RA_SAE]
         found = ours.groupby(["model", "truth"]).agg(
             match=("match", "mean"), purity=("purity", "mean"), delta=("delta", "median")
         )
         found["least delta"] = (1 - found["purity"]) / (2 - found["purity"])
-        probed = self.probes
+        probed = self.truths[self.truths["kind"] == PROBE].groupby("truth")["match"].mean()
         rows = [
             {"model": model, "truth": name, "planted": side, "true change": self.change[model][name], "probe": probed[name]}
             for model, sides in self.sides.items()
@@ -285,13 +278,6 @@ class Trial:
         ]
         columns = ["model", "truth", "planted", "true change", "probe"]
         return pd.DataFrame(rows, columns=columns).join(found, on=["model", "truth"])
-
-    @cached_property
-    def probes(self) -> pd.Series:
-        """How well a linear probe of an image's mean patch token finds each true concept: average precision, held out."""
-        patches = self.tokens["real"].layout.patches
-        features = np.concatenate([shard[:, patches].astype(np.float32).mean(axis=1) for shard in self.tokens["real"]])
-        return probe_precision(features[self.results.rows["real"]], self.present)
 
     @cached_property
     def global_scores(self) -> dict[str, GlobalScores]:
@@ -339,31 +325,8 @@ class Trial:
         }
 
 
-def rivals(config: SAEConfig, sample: Float[np.ndarray, "n d"], seed: int) -> dict:
-    """Other units, by the names that figures give them."""
-    return {
-        "k-means": clusters(sample, config.n_concepts, seed),
-        "random dictionary": random_dictionary(sample, config.n_concepts, config.k, seed),
-        "PCA": principal_components(sample),
-        "raw features": raw_features(sample),
-    }
-
-
-def probe_precision(features: Float[np.ndarray, "n d"], present: Bool[np.ndarray, "n names"], folds: int = 5) -> pd.Series:
-    """Average precision of logistic regressions, each image judged by one that did not see it; nan for what is never seen."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import average_precision_score
-    from sklearn.model_selection import cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    found = {}
-    for name, there in zip(NAMES, present.T, strict=True):
-        if folds <= there.sum() <= len(there) - folds:
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
-            scores = cross_val_predict(probe, features, there, cv=folds, method="decision_function")
-            found[name] = average_precision_score(there, scores)
-    return pd.Series(found, dtype=float).reindex(NAMES)
+def patch_tokens(source: TokenSource) -> Float[np.ndarray, "n t d"]:
+    return np.concatenate([shard[:, source.layout.patches] for shard in source])
 
 
 def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:

@@ -1,8 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from blindspots_lib.measures import (
+    auroc,
     concept_change,
     copy_scores,
     detect,
@@ -84,3 +86,10 @@ def test_intervals():
     assert mean.value == 49.5
     assert mean.low == pytest.approx(49.5 - 1.96 * 2.9, abs=0.8)
     assert mean.high == pytest.approx(49.5 + 1.96 * 2.9, abs=0.8)
+
+
+def test_auroc_matches_scikit_learn_with_ties():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(6, size=50).astype(float), rng.random(50) < 0.3
+    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+    assert np.isnan(auroc(scores, np.ones(50, bool)))
