@@ -35,7 +35,7 @@ TEACHER_DECAY = 0.996
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 CAPTION_WEIGHT = 4.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's
-SCHEDULE = Schedule(n_steps=2_200, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04)
+SCHEDULE = Schedule(n_steps=8_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04)
 
 
 def build_backbone():
