@@ -67,8 +67,9 @@ def detection_table(
 
     `average_precision`, `recall` and `precision` are over the units that stand for a true concept. `ap_of_truths` and
     `ap_of_objects` are over all true concepts, or the objects among them, each by its best unit, so that kinds which represent
-    much or little, in few units or many, are judged alike. `found_share` is the share of the planted that some unit stands
-    for; `oracle_rho` the rank correlation with the true change, over all true concepts; `flagged_share` is of all units.
+    much or little, in few units or many, are judged alike; `ap_of_found` is over the objects that some unit stands for.
+    `found_share` is the share of the planted that some unit stands for; `oracle_rho` the rank correlation with the true change,
+    over all true concepts; `flagged_share` is of all units.
     """
     return pd.DataFrame(detection_rows(units, truths, planted, change, analysis))
 
@@ -84,7 +85,8 @@ def detection_rows(units, truths, planted, change, analysis: Analysis) -> Iterat
         flagged = (group["delta"] < analysis.suppressed_below) | (group["delta"] > analysis.exaggerated_above)
         for side, threshold in thresholds.items():
             wanted = (sides == side).to_numpy()
-            over = {"ap_of_truths": np.ones_like(wanted), "ap_of_objects": objects}
+            found = objects & deltas.index.isin(matched["truth"])
+            over = {"ap_of_truths": np.ones_like(wanted), "ap_of_objects": objects, "ap_of_found": found}
             yield {
                 "kind": kind, "seed": seed, "model": model, "side": side,
                 **detect(matched["delta"].to_numpy(), (matched["planted"] == side).to_numpy(), side, threshold)._asdict(),

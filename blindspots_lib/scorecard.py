@@ -11,7 +11,7 @@ from blindspots_lib.validation import RA_SAE, Trial
 HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
 BY_SEED = {  # measure, "suppressed_" or "exaggerated_" before it -> column of the detection table
     "ap": "average_precision", "recall": "recall", "precision": "precision", "ap_of_truths": "ap_of_truths",
-    "ap_of_objects": "ap_of_objects", "found_share": "found_share",
+    "ap_of_objects": "ap_of_objects", "ap_of_found": "ap_of_found", "found_share": "found_share",
 }  # fmt: skip
 COPY_SCORES = {  # what could tell a copy -> its measures' first word
     "distance in place": "memorization", "energy distance": "memorization_energy",

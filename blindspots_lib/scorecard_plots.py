@@ -37,7 +37,7 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
     models = [model for model in trial.study.models if trial.planted[model.name].suppressed]
     kinds = list(detection["kind"].unique())
     marks = {"ap_of_truths": ("full", "all true concepts"), "ap_of_objects": ("none", "objects")}
-    figure, axes = panels(len(models), width=4.4, height=3.9)
+    figure, axes = panels(len(models), width=4.4, height=4.2)
     for axis, model in zip(axes, models, strict=True):
         for side, place in zip(SIDES, (-0.2, 0.2), strict=True):
             rows = detection[(detection["model"] == model.name) & (detection["side"] == side)]

@@ -24,7 +24,7 @@ from blindspots_lib.training import fit_saes
 
 STARTS = ("same", "independent")
 SAMPLE = 20_000  # tokens that say which concepts live and what is rebuilt
-HULL_SAMPLE = 256  # atoms whose distance from the hull is measured
+HULL_SAMPLE = 64  # atoms whose distance from the hull is measured
 ALIKE = 0.9  # cosine from which two atoms count as the same concept
 
 

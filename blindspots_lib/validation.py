@@ -40,7 +40,8 @@ from blindspots_lib.training import fit_saes
 
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
-RA_SAE, TOPK_SAE, WORDS, PROBE = "RA-SAE", "TopK SAE", "CLIP score of a word", "supervised probe"
+RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
+PROBE, ORACLE = "supervised probe", "oracle"  # no rivals but ceilings: they are told what is to be found
 CODE = ("validation", "matching", "baselines", "probe", "measures", "concepts", "statistics", "blindspots", *training.CODE)
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
@@ -107,7 +108,8 @@ class Trial:
     @cached_property
     def detection(self) -> pd.DataFrame:
         """How well each kind of units finds the plants: see `detection_table`."""
-        units, truths = (pd.concat([table, self.words], ignore_index=True) for table in (self.units, self.truths))
+        told = [self.words, self.true_changes]
+        units, truths = (pd.concat([table, *told], ignore_index=True) for table in (self.units, self.truths))
         return detection_table(units, truths, self.sides, self.change, self.study.analysis)
 
     @cached_property
@@ -176,7 +178,7 @@ class Trial:
             sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
             for kind, amounts in rivals(self.study.sae, sample, seed).items():
                 yield kind, seed, {name: amounts_of(source, amounts)[rows[name]] for name, source in self.tokens.items()}
-            yield PROBE, seed, probe_amounts(patches, labels, len(NAMES), seed)
+        yield PROBE, seeds[0], probe_amounts(patches, labels, len(NAMES), seeds[0])
 
     def judged_config(self, seed: int, dictionary: str | None = None) -> SAEConfig:
         """The study's SAE with a seed of the trial, and maybe another dictionary."""
@@ -248,14 +250,21 @@ class Trial:
         owners = caption_owners(self.study.pairs)[self.results.rows["real"]]
         named = true_presence(self.results.pairs, owners, NAMES)
         real = self.agreement["real"]
+        scores = {model.name: word_scores(self.agreement[model.name], real, named) for model in self.study.models}
+        return self.named_rows(WORDS, scores)
+
+    @cached_property
+    def true_changes(self) -> pd.DataFrame:
+        """One row a model and true concept: the true change itself, which says how well any delta could rank the planted."""
+        return self.named_rows(ORACLE, self.change)
+
+    def named_rows(self, kind: str, deltas: Mapping[str, Iterable[float]]) -> pd.DataFrame:
+        """Rows like those of `truths`, of a kind that has one unit for each true concept by its name."""
         parts = [
-            pd.DataFrame({
-                "model": model.name, "truth": NAMES, "delta": word_scores(self.agreement[model.name], real, named),
-                "planted": [self.planted[model.name].side(name) for name in NAMES],
-            })
-            for model in self.study.models
-        ]  # fmt: skip
-        return pd.concat(parts, ignore_index=True).assign(kind=WORDS, seed=0, unit=-1, purity=1.0, match=1.0)
+            pd.DataFrame({"model": model, "truth": NAMES, "delta": list(found), "planted": self.sides[model].to_numpy()})
+            for model, found in deltas.items()
+        ]
+        return pd.concat(parts, ignore_index=True).assign(kind=kind, seed=0, unit=-1, purity=1.0, match=1.0)
 
     @cached_property
     def losses(self) -> pd.DataFrame:

@@ -47,7 +47,9 @@ def test_the_detection_table_worked_out_by_hand():
     assert suppressed["ap_of_truths"] == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert suppressed["ap_of_objects"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert exaggerated["ap_of_truths"] == pytest.approx(1 / 3)
+    assert suppressed["ap_of_found"] == 1 / 2  # cat, dvd, dog: no unit stands for the page
     assert np.isnan(exaggerated["ap_of_objects"])
+    assert np.isnan(exaggerated["ap_of_found"])
     assert suppressed["found_share"] == 0.5
     assert (suppressed["recall"], suppressed["precision"]) == (0.5, 0.5)
     assert (exaggerated["average_precision"], exaggerated["found_share"]) == (1.0, 1.0)

@@ -35,11 +35,13 @@ def test_numbers_are_those_of_the_figures(model):
 ROWS = {  # measure -> what README calls it
     "suppressed_ap_of_truths": "suppressed: average precision over all true concepts",
     "suppressed_ap_of_objects": "… over the objects alone",
+    "suppressed_ap_of_found": "… over the objects that some concept stands for",
     "suppressed_ap": "… over the concepts that stand for something",
     "suppressed_recall": "… their recall at δ < 0.1",
     "suppressed_found_share": "… share of the planted that some concept stands for",
     "exaggerated_ap_of_truths": "exaggerated: average precision over all true concepts",
     "exaggerated_ap_of_objects": "… over the objects alone",
+    "exaggerated_ap_of_found": "… over the objects that some concept stands for",
     "exaggerated_ap": "… over the concepts that stand for something",
     "exaggerated_recall": "… their recall at δ > 0.9",
     "exaggerated_found_share": "… share of the planted that some concept stands for",
