@@ -184,9 +184,16 @@ def clearest_blindspots(results: Results, model: str, n: int) -> dict[str, list[
     """The n concepts that are surest to be "suppressed" (lowest upper end of the interval) and "exaggerated"."""
     table = well_observed(results, model)
     return {
-        "suppressed": [int(c) for c in table.sort_values([f"high_{model}", "concept"])["concept"].head(n)],
-        "exaggerated": [int(c) for c in table.sort_values([f"low_{model}", "concept"])["concept"].tail(n)[::-1]],
+        "suppressed": first_of_each_name(table.sort_values([f"high_{model}", "concept"]))[:n],
+        "exaggerated": first_of_each_name(table.sort_values([f"low_{model}", "concept"], ascending=[False, True]))[:n],
     }
+
+
+def first_of_each_name(table: pd.DataFrame) -> list[int]:
+    """The concepts of a table in its order, but of those named after one true concept only the first."""
+    named = table["goes_with_auc"] >= NAMED_FROM
+    again = named & table["goes_with"].where(named).duplicated()
+    return table.loc[~again, "concept"].tolist()
 
 
 def named_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from blindspots_lib import plotting
+from blindspots_lib import exhibits, plotting
 from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours, printable
 
 
@@ -68,6 +68,14 @@ def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
     assert np.allclose(bars[0].get_facecolor(), plotting.DELTA_CMAP(0.005))
     assert figure.axes[0].get_yscale() == "log"
     assert shapes["sd15"].n_ranked == 400
+
+
+def test_a_gallery_shows_one_concept_of_each_name():
+    table = pd.DataFrame({
+        "concept": [7, 3, 5, 2, 9], "goes_with": ["brick", "brick", "night", "brick", ""],
+        "goes_with_auc": [0.9, 0.99, 0.8, 0.6, np.nan],
+    })  # fmt: skip
+    assert exhibits.first_of_each_name(table) == [7, 5, 2, 9]  # 2 is not named: its match is too bad
 
 
 def test_grid_puts_every_picture_in_its_place():
