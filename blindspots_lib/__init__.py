@@ -36,6 +36,8 @@ results        the stages in order; a study's finished results opened together
 oracle         what is truly in an image of the embedded study
 agreement      how well captions and images agree, by a CLIP
 matching       which true concept each concept stands for
+rankings       units of any kind and their delta, as tables
+probe          how much any dictionary over the backbone could find
 baselines      other units than the SAE's; global scores
 measures       how well a ranking finds what was planted
 planted        what a miniature model was made to do wrong

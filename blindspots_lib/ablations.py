@@ -11,8 +11,9 @@ from blindspots_lib.blindspots import bootstrap_weights, energy_difference
 from blindspots_lib.matching import best_units
 from blindspots_lib.measures import detection_table
 from blindspots_lib.parts import SAEConfig
+from blindspots_lib.rankings import AmountsOfAll
 from blindspots_lib.statistics import image_energies
-from blindspots_lib.validation import AmountsOfAll, Trial
+from blindspots_lib.validation import Trial
 
 SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's

@@ -11,9 +11,10 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
 from blindspots_lib.pairs import PairTable
-from blindspots_lib.scenes import OBJECTS
+from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 
 GROUP = "four objects"
+NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]  # of all true concepts
 PURE = 0.5  # share of a concept's energy from which it stands for a true concept
 SEEN = 0.01  # share of the real images that a concept must fire on
 

@@ -22,30 +22,30 @@ from blindspots_lib.agreement import (
 )  # fmt: skip
 from blindspots_lib.artifacts import Artifact, fingerprint_of
 from blindspots_lib.baselines import GlobalScores, amounts_of, global_scores, rivals
-from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
-from blindspots_lib.matching import GROUP, best_units, match_concepts, true_presence
+from blindspots_lib.matching import NAMES, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import SAEConfig, contents
 from blindspots_lib.planted import Planted, planted_in
 from blindspots_lib.probe import patch_labels, probe_amounts
+from blindspots_lib.rankings import AmountsOfAll, named_table, truth_table, unit_table
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
-from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.statistics import image_energies
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import fit_saes
 
-NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]
 SAMPLE = 60_000  # tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
 PROBE, ORACLE = "supervised probe", "oracle"  # no rivals but ceilings: they are told what is to be found
-CODE = ("validation", "matching", "baselines", "probe", "measures", "concepts", "statistics", "blindspots", *training.CODE)
+CODE = (
+    "validation", "matching", "rankings", "baselines", "probe", "measures", "concepts", "statistics", "blindspots",
+    *training.CODE,
+)  # fmt: skip
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, units)
-AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
 
 
 class CodesOfAll(NamedTuple):
@@ -215,34 +215,10 @@ class Trial:
         return {source: of_source(shards)[self.results.rows[source]] for source, shards in codes.shards.items()}
 
     def unit_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
-        """One row a model and unit that fires on enough images to be ranked."""
-        matching = match_concepts(amounts["real"], self.present)
-        names = np.array([*NAMES, ""])[matching.truth]
-        real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
-        parts = []
-        for model in self.study.models:
-            generated = amounts[model.name]
-            ranked = np.flatnonzero(seen + generated.getnnz(axis=0) >= self.study.analysis.min_images)
-            parts.append(pd.DataFrame({
-                "model": model.name, "unit": ranked, "truth": names[ranked], "purity": matching.purity[ranked],
-                "delta": energy_difference(mean_amounts(generated), real)[ranked],
-                "planted": [self.planted[model.name].side(name) for name in names[ranked]],
-            }))  # fmt: skip
-        return pd.concat(parts, ignore_index=True)
+        return unit_table(amounts, self.present, self.sides, self.study.analysis.min_images)
 
     def truth_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
-        """One row a model and true concept, whatever its best unit is worth; delta is nan if no real image shows it."""
-        best, real = best_units(amounts["real"], self.present), mean_amounts(amounts["real"])
-        seen = self.present.any(axis=0)
-        parts = [
-            pd.DataFrame({
-                "model": model.name, "truth": NAMES, "unit": best.unit, "match": best.precision, "purity": best.purity,
-                "delta": np.where(seen, energy_difference(mean_amounts(amounts[model.name]), real)[best.unit], np.nan),
-                "planted": self.sides[model.name].to_numpy(),
-            })
-            for model in self.study.models
-        ]  # fmt: skip
-        return pd.concat(parts, ignore_index=True)
+        return truth_table(amounts, self.present, self.sides)
 
     @cached_property
     def words(self) -> pd.DataFrame:
@@ -251,20 +227,16 @@ class Trial:
         named = true_presence(self.results.pairs, owners, NAMES)
         real = self.agreement["real"]
         scores = {model.name: word_scores(self.agreement[model.name], real, named) for model in self.study.models}
-        return self.named_rows(WORDS, scores)
+        return self.told_rows(WORDS, scores)
 
     @cached_property
     def true_changes(self) -> pd.DataFrame:
         """One row a model and true concept: the true change itself, which says how well any delta could rank the planted."""
-        return self.named_rows(ORACLE, self.change)
+        return self.told_rows(ORACLE, self.change)
 
-    def named_rows(self, kind: str, deltas: Mapping[str, Iterable[float]]) -> pd.DataFrame:
-        """Rows like those of `truths`, of a kind that has one unit for each true concept by its name."""
-        parts = [
-            pd.DataFrame({"model": model, "truth": NAMES, "delta": list(found), "planted": self.sides[model].to_numpy()})
-            for model, found in deltas.items()
-        ]
-        return pd.concat(parts, ignore_index=True).assign(kind=kind, seed=0, unit=-1, purity=1.0, match=1.0)
+    def told_rows(self, kind: str, deltas: Mapping[str, Iterable[float]]) -> pd.DataFrame:
+        """Rows like those of `truths`, of a kind whose units are the true concepts themselves."""
+        return named_table(deltas, self.sides, kind=kind, seed=0, unit=-1, purity=1.0, match=1.0)
 
     @cached_property
     def losses(self) -> pd.DataFrame:
@@ -336,7 +308,3 @@ class Trial:
 
 def patch_tokens(source: TokenSource) -> Float[np.ndarray, "n t d"]:
     return np.concatenate([shard[:, source.layout.patches] for shard in source])
-
-
-def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:
-    return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()

@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 from conftest import TRIAL, smoke_with
 
-from blindspots_lib.matching import true_presence
+from blindspots_lib.matching import NAMES, true_presence
 from blindspots_lib.measures import concept_change
 from blindspots_lib.oracle import judge_images, open_verdicts
 from blindspots_lib.pairs import collect_pairs, read_pair_table
 from blindspots_lib.perfect import draw_afresh
 from blindspots_lib.planted import planted_in
 from blindspots_lib.study import load_study
-from blindspots_lib.validation import NAMES
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,53 @@
+"""Units of any kind as tables: what each stands for, judged on real images alone, and its delta for every model."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Bool, Float
+
+from blindspots_lib.blindspots import energy_difference
+from blindspots_lib.matching import NAMES, best_units, match_concepts
+
+AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
+Sides = Mapping[str, pd.Series]  # model -> true concept -> "suppressed", "exaggerated" or ""
+
+
+def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides, min_images: int) -> pd.DataFrame:
+    """One row a model and unit that fires on `min_images` or more: the true concept that it stands for, "" for none."""
+    matching = match_concepts(amounts["real"], present)
+    names = np.array([*NAMES, ""])[matching.truth]
+    real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
+    parts = []
+    for model, planted in sides.items():
+        ranked = np.flatnonzero(seen + amounts[model].getnnz(axis=0) >= min_images)
+        parts.append(pd.DataFrame({
+            "model": model, "unit": ranked, "truth": names[ranked], "purity": matching.purity[ranked],
+            "delta": energy_difference(mean_amounts(amounts[model]), real)[ranked],
+            "planted": planted.reindex(names[ranked], fill_value="").to_numpy(),
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides) -> pd.DataFrame:
+    """One row a model and true concept: its best unit, whatever that is worth; delta is nan if no real image shows it."""
+    best, real = best_units(amounts["real"], present), mean_amounts(amounts["real"])
+    deltas = {
+        model: np.where(present.any(axis=0), energy_difference(mean_amounts(amounts[model]), real)[best.unit], np.nan)
+        for model in sides
+    }
+    return named_table(deltas, sides, unit=best.unit, match=best.precision, purity=best.purity)
+
+
+def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) -> pd.DataFrame:
+    """One row a model and true concept: delta, the side it is planted on, and `columns`, the same for every model."""
+    parts = [
+        pd.DataFrame({"model": model, "truth": NAMES, "delta": list(deltas[model]), "planted": planted.to_numpy(), **columns})
+        for model, planted in sides.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:
+    return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()

@@ -1,0 +1,44 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from blindspots_lib.matching import NAMES
+from blindspots_lib.rankings import named_table, truth_table, unit_table
+
+AMOUNTS = {
+    "real": sp.csr_matrix([[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]),  # the first unit fires on the dvd, the second on wood
+    "m": sp.csr_matrix([[0.0, 0.0], [0.0, 3.0], [1.0, 0.0]]),
+}
+
+
+@pytest.fixture
+def present():
+    shown = np.zeros((3, len(NAMES)), bool)
+    shown[[0, 2], NAMES.index("dvd")] = shown[1, NAMES.index("wood")] = True
+    return shown
+
+
+@pytest.fixture
+def sides():
+    return {"m": pd.Series({name: "suppressed" if name == "dvd" else "" for name in NAMES})}
+
+
+def test_units_that_fire_too_rarely_are_not_ranked(present, sides):
+    (row,) = unit_table(AMOUNTS, present, sides, min_images=3).to_dict("records")  # the second fires on two images in all
+    assert row == {"model": "m", "unit": 0, "truth": "dvd", "purity": 1.0, "delta": pytest.approx(1 / 5), "planted": "suppressed"}
+
+
+def test_every_true_concept_is_judged_by_its_best_unit(present, sides):
+    table = truth_table(AMOUNTS, present, sides).set_index("truth")
+    assert list(table.index) == NAMES
+    assert table.loc["dvd", ["unit", "match", "planted"]].tolist() == [0, 1.0, "suppressed"]
+    assert table.loc["wood", ["unit", "delta"]].tolist() == [1, 0.75]
+    assert table["delta"].isna().sum() == len(NAMES) - 2  # no real image shows the others
+
+
+def test_what_is_told_by_name_keeps_its_order(sides):
+    table = named_table({"m": np.arange(0.0, len(NAMES))}, sides, kind="told")
+    assert table.loc[table["truth"] == "dvd", ["delta", "planted", "kind"]].to_numpy().tolist() == [
+        [NAMES.index("dvd"), "suppressed", "told"]
+    ]
