@@ -167,8 +167,6 @@ class Trial:
     def amounts_of_kinds(self) -> Iterator[tuple[str, int, AmountsOfAll]]:
         """Kind, seed and amounts of all units that are judged."""
         seeds, rows = self.study.validation.seeds, self.results.rows
-        patches = {name: patch_tokens(source)[rows[name]] for name, source in self.tokens.items()}
-        labels = patch_labels(self.study.pairs, rows["real"], self.present, self.tokens["real"].layout.patches_per_side)
         self.fit(self.judged_config(seed, dictionary) for dictionary in (None, "free") for seed in seeds)
         for seed in seeds:
             first = seed == seeds[0]
@@ -178,7 +176,13 @@ class Trial:
             sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
             for kind, amounts in rivals(self.study.sae, sample, seed).items():
                 yield kind, seed, {name: amounts_of(source, amounts)[rows[name]] for name, source in self.tokens.items()}
-        yield PROBE, seeds[0], probe_amounts(patches, labels, len(NAMES), seeds[0])
+        yield PROBE, seeds[0], self.probed(seeds[0])
+
+    def probed(self, seed: int) -> AmountsOfAll:
+        """How much of every image each true concept covers, by the supervised probe."""
+        rows, side = self.results.rows, self.tokens["real"].layout.patches_per_side
+        patches = {name: patch_tokens(source)[rows[name]] for name, source in self.tokens.items()}
+        return probe_amounts(patches, patch_labels(self.study.pairs, rows["real"], self.present, side), len(NAMES), seed)
 
     def judged_config(self, seed: int, dictionary: str | None = None) -> SAEConfig:
         """The study's SAE with a seed of the trial, and maybe another dictionary."""
