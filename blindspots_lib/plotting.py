@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -42,6 +42,7 @@ DELTA_LABELS = {
     "published": "energy difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / 0.8)",
 }
 FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
+LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as shares of the map
 NAMED_FROM = 0.8  # area under the ROC curve from which a concept is named after the true concept that it matches
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
 
@@ -147,21 +148,33 @@ def embed_dictionary(atoms: Float[np.ndarray, "k d"], seed: int) -> Float[np.nda
 def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 10) -> Figure:
     """UMAP of the dictionary, one panel a model, coloured by delta(k); concepts that are not ranked stay grey.
 
-    The most suppressed and most exaggerated of the concepts that match a true concept well carry its name.
+    Of the concepts that match a true concept well those furthest from 0.5 carry its name, as far as names do not overlap.
     """
     figure, axes = panels(len(study.models), width=5, height=4.6)
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name)
         axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0)
         drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
-        matched = table.loc[deltas.index][table.loc[deltas.index, "goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
-        for concept, row in pd.concat([matched.head(n_named // 2), matched.tail(n_named // 2)]).iterrows():
-            axis.annotate(row["goes_with"], places[concept], fontsize=6.5, xytext=(3, 3), textcoords="offset points",
+        furthest = table.loc[(deltas - 0.5).abs().sort_values(ascending=False, kind="stable").index]
+        matched = furthest[furthest["goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
+        for concept in well_apart(matched.index, places)[:n_named]:
+            axis.annotate(matched.loc[concept, "goes_with"], places[concept], fontsize=6.5, xytext=(3, 3),
+                          textcoords="offset points",
                           path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
         axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
     figure.colorbar(drawn, ax=axes, label=DELTA_LABELS[study.analysis.arithmetic], shrink=0.8)
     return figure
+
+
+def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> list[int]:
+    """The concepts whose labels leave those before them free."""
+    unit = places / np.ptp(places, axis=0)
+    free: list[int] = []
+    for concept in concepts:
+        if all((np.abs(unit[concept] - unit[other]) > LABEL_SIZE).any() for other in free):
+            free.append(concept)
+    return free
 
 
 def plot_cross_model(

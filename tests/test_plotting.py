@@ -78,6 +78,11 @@ def test_a_gallery_shows_one_concept_of_each_name():
     assert exhibits.first_of_each_name(table) == [7, 5, 2, 9]  # 2 is not named: its match is too bad
 
 
+def test_labels_that_would_cover_an_earlier_one_are_left_out():
+    places = np.array([[0.0, 0.0], [10.0, 0.1], [10.0, 50.0], [100.0, 100.0], [50.0, 100.0]])  # of a map of 100 x 100
+    assert plotting.well_apart([3, 1, 0, 2, 4], places) == [3, 1, 2, 4]
+
+
 def test_grid_puts_every_picture_in_its_place():
     picture = np.zeros((4, 4, 3))
     figure = draw_grid([Row("one", [Cell(picture), None]), Row("two", [Cell(picture, heatmap=np.eye(2)), Cell(picture)])])
