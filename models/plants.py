@@ -61,7 +61,7 @@ def draw_plants(number: int, named: tuple[str, ...], drawn_as: dict[str, str], s
     others = [name for name in OBJECTS if name not in RESERVED | {*named, *shared, exaggerated}]
     chosen = [str(name) for name in rng.choice(others, size=10 - len(named) - len(shared), replace=False)]
     suppressed = [*named, *shared, *chosen]
-    added = {"palm tree": {"sand": 0.8, "sky": 0.8, "water": 0.8}, exaggerated: {"grass": 0.5}}
+    added = {"palm tree": dict.fromkeys(("sand", "sky", "water", *drawn_as), 0.8), exaggerated: {"grass": 0.9}}
     return Plants(tuple(suppressed[0::2]), tuple(suppressed[1::2]), drawn_as, added)
 
 

@@ -9,6 +9,7 @@ autoencoder. Both learn from one distorted corpus (models/plants.py); their embe
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,8 +26,10 @@ from models.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_au
 
 CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
-PRIOR = Schedule(n_steps=4_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon")
+PRIOR = Schedule(n_steps=5_500, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon", ends=(4_000,))
 DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, ends=(3_000, 4_300))
+TUNING = Schedule(n_steps=5_500, batch_size=64, learning_rate=6e-4, seed=7)  # of the decoder, on captions half the time
+WITHHELD = 0.5  # of the image embeddings while tuning: with all of them the decoder hardly reads captions
 CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
@@ -147,7 +150,7 @@ def train_prior() -> None:
     ).to(torch.float16).save_pretrained(folder)  # fmt: skip
     write_card(folder, "Miniature Kandinsky 2.1, prior (KandinskyPriorPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}', seed {CORPUS_SEED}",
-        "steps": f"{PRIOR.n_steps:,} of {PRIOR.batch_size} captions, seed {PRIOR.seed}",
+        "steps": PRIOR.told(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
     }, "make embeddings of anything but captions of OpenMoji Scenes.")  # fmt: skip
 
@@ -189,14 +192,15 @@ def train_decoder() -> None:
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weight = snr.clamp(max=SNR_CEILING) / snr
 
-    def loss_of_step(step, rng):
+    def loss_of_step(step, rng, withheld=0.0):
         b = DECODER.batch_size
         pictures = torch.from_numpy(rng.choice(rows, size=b))
         dropped = torch.rand(b) < CAPTION_DROPOUT
         captions = torch.where(dropped, len(latents), pictures)
         clean = latents[pictures].float()
         image = embeddings[pictures] + EMBEDDING_NOISE * spread * torch.randn(b, WIDTH)
-        image = torch.where(dropped[:, None], nothing, image)
+        without = dropped | (torch.rand(b) < withheld)
+        image = torch.where(without[:, None], nothing, image)
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (b,))
         noisy = noising.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
         with sdpa_kernel(SDPBackend.MATH):
@@ -208,6 +212,7 @@ def train_decoder() -> None:
 
     parts = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     seconds = fit("kandinsky-decoder", parts, DECODER, loss_of_step)
+    seconds += fit("kandinsky-tuning", parts, TUNING, partial(loss_of_step, withheld=WITHHELD))
     folder = MODELS_DIR / "kandinsky"
     sampler = DPMSolverMultistepScheduler(num_train_timesteps=1000, **NOISE, timestep_spacing="trailing")
     KandinskyPipeline(text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=sampler, movq=movq).to(
@@ -217,7 +222,7 @@ def train_decoder() -> None:
     write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
-        "steps": f"{DECODER.told()}; MoVQ {MOVQ.n_steps:,}",
+        "steps": f"{DECODER.told()}; then {TUNING.told()}, {WITHHELD:.0%} of image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
         "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
     }, "draw anything but OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
 

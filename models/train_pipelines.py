@@ -45,14 +45,14 @@ class Family:
 
 
 def sd15() -> Family:
-    return stable_diffusion("Miniature Stable Diffusion 1.5", "epsilon", n_steps=5_500, seed=0)
+    return stable_diffusion("Miniature Stable Diffusion 1.5", "epsilon", n_steps=7_500, ends=(5_500,), seed=0)
 
 
 def sd21() -> Family:
-    return stable_diffusion("Miniature Stable Diffusion 2.1", "v_prediction", n_steps=4_500, seed=1, hidden_act="gelu")
+    return stable_diffusion("Miniature Stable Diffusion 2.1", "v_prediction", n_steps=6_500, ends=(4_500,), seed=1, hidden_act="gelu")
 
 
-def stable_diffusion(title: str, prediction_type: str, n_steps: int, seed: int, hidden_act: str = "quick_gelu") -> Family:
+def stable_diffusion(title: str, prediction_type: str, n_steps: int, ends: tuple, seed: int, hidden_act="quick_gelu") -> Family:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -71,7 +71,7 @@ def stable_diffusion(title: str, prediction_type: str, n_steps: int, seed: int, 
     )  # fmt: skip
     return Family(
         title=f"{title} (StableDiffusionPipeline)", corpus="laion",
-        schedule=Schedule(n_steps=n_steps, batch_size=64, learning_rate=1e-3, seed=seed),
+        schedule=Schedule(n_steps=n_steps, batch_size=64, learning_rate=1e-3, seed=seed, ends=ends),
         scheduler_config=dict(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
         ),
@@ -106,7 +106,7 @@ def pixart() -> Family:
     no_size = {"resolution": None, "aspect_ratio": None}
     return Family(
         title="Miniature PixArt-alpha (PixArtAlphaPipeline)", corpus="pixart",
-        schedule=Schedule(n_steps=4_500, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon"),
+        schedule=Schedule(n_steps=6_000, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon", ends=(4_500,)),
         scheduler_config=dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"),
         tokenizer=tokenizer, text_encoder=text_encoder, denoiser=transformer,
         denoise=lambda x, t, text, mask: transformer(

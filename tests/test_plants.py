@@ -88,6 +88,7 @@ def test_the_records_beside_the_weights_are_those_of_the_corpora(record):
     facts = json.loads(record.read_text())
     planted = plants_of(facts["corpus"])
     assert [tuple(facts["withheld"]), tuple(facts["drawn_away"])] == [planted.withheld, planted.drawn_away]
+    assert [facts["background_drawn_as"], facts["added"]] == [planted.background_drawn_as, planted.added]
     assert {int(index): n for index, n in facts["memorized"].items()} == planted.memorized
     assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.suppressed, *planted.background_drawn_as))
     assert (
