@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from blindspots_lib.blindspots import energy_difference
 from blindspots_lib.matching import NAMES, best_units, match_concepts
+from blindspots_lib.scenes import OBJECTS
 
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
 Sides = Mapping[str, pd.Series]  # model -> true concept -> "suppressed", "exaggerated" or ""
@@ -38,6 +39,34 @@ def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"],
         for model in sides
     }
     return named_table(deltas, sides, unit=best.unit, match=best.precision, purity=best.purity)
+
+
+def gains_table(
+    amounts: AmountsOfAll,
+    truths: pd.DataFrame,
+    shown: Mapping[str, Bool[np.ndarray, "pairs names"]],
+    sides: Sides,
+) -> pd.DataFrame:
+    """Objects that nobody planted and that yet rise above a planted one: where does their best unit gain?
+
+    `truths` is a `truth_table`, `shown` what the images of "real" and of each model show. One row a model and such object:
+    `gain`, the amount of its unit in all generations less that in the real images, as a share of the latter; `additions`,
+    the share of the gain in pairs where a planted object stands in the generation alone; `pairs`, the share of such pairs.
+    """
+    rows, objects = [], truths[truths["truth"].isin(OBJECTS)]
+    for model, planted in sides.items():
+        table = objects[objects["model"] == model].sort_values("delta", ascending=False)
+        lowest = table.loc[table["planted"] == "exaggerated", "delta"].min()
+        exaggerated = [NAMES.index(name) for name in OBJECTS if planted[name] == "exaggerated"]
+        added = (shown[model] & ~shown["real"])[:, exaggerated].any(axis=1)
+        for row in table[(table["planted"] == "") & (table["delta"] > lowest)].itertuples():
+            real, generated = (amounts[name][:, [row.unit]].toarray()[:, 0] for name in ("real", model))
+            gain = (generated - real).sum()
+            rows.append({
+                "model": model, "truth": row.truth, "delta": row.delta, "gain": gain / real.sum(),
+                "additions": (generated - real)[added].sum() / gain, "pairs": added.mean(),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "truth", "delta", "gain", "additions", "pairs"])
 
 
 def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import SAEConfig, contents
 from blindspots_lib.planted import Planted, planted_in
 from blindspots_lib.probe import patch_labels, probe_amounts
-from blindspots_lib.rankings import AmountsOfAll, named_table, truth_table, unit_table
+from blindspots_lib.rankings import AmountsOfAll, gains_table, named_table, truth_table, unit_table
 from blindspots_lib.results import Results, collect_tokens, training_tokens
 from blindspots_lib.scene_pairs import caption_owners
 from blindspots_lib.statistics import image_energies
@@ -263,6 +263,17 @@ class Trial:
         ]
         columns = ["model", "truth", "planted", "true change", "probe"]
         return pd.DataFrame(rows, columns=columns).join(found, on=["model", "truth"])
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """Where the concepts gain that outrank what was exaggerated: see `gains_table`. The first seed's RA-SAE."""
+
+        def build() -> pd.DataFrame:
+            ours = (self.truths["kind"] == RA_SAE) & (self.truths["seed"] == self.study.validation.seeds[0])
+            shown = {source: verdicts > 0.5 for source, verdicts in self.verdicts.items()}
+            return gains_table(self.amounts(self.first_codes), self.truths[ours], shown, self.sides)
+
+        return self.kept("gains", build)
 
     @cached_property
     def global_scores(self) -> dict[str, GlobalScores]:

@@ -49,7 +49,9 @@ def sd15() -> Family:
 
 
 def sd21() -> Family:
-    return stable_diffusion("Miniature Stable Diffusion 2.1", "v_prediction", n_steps=6_500, ends=(4_500,), seed=1, hidden_act="gelu")
+    return stable_diffusion(
+        "Miniature Stable Diffusion 2.1", "v_prediction", n_steps=6_500, ends=(4_500,), seed=1, hidden_act="gelu"
+    )
 
 
 def stable_diffusion(title: str, prediction_type: str, n_steps: int, ends: tuple, seed: int, hidden_act="quick_gelu") -> Family:

@@ -4,7 +4,7 @@ import pytest
 import scipy.sparse as sp
 
 from blindspots_lib.matching import NAMES
-from blindspots_lib.rankings import named_table, truth_table, unit_table
+from blindspots_lib.rankings import gains_table, named_table, truth_table, unit_table
 
 AMOUNTS = {
     "real": sp.csr_matrix([[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]),  # the first unit fires on the dvd, the second on wood
@@ -42,3 +42,14 @@ def test_what_is_told_by_name_keeps_its_order(sides):
     assert table.loc[table["truth"] == "dvd", ["delta", "planted", "kind"]].to_numpy().tolist() == [
         [NAMES.index("dvd"), "suppressed", "told"]
     ]
+
+
+def test_the_gain_of_what_nobody_planted_is_traced_to_the_additions(present):
+    """The dvd's unit gains 1 + 3 + 0 of 4 in all, 3 of them where a palm tree was added; wood, a background, does not count."""
+    shown = {"real": present, "m": present.copy()}
+    shown["m"][1, NAMES.index("palm tree")] = True
+    amounts = {"real": AMOUNTS["real"], "m": sp.csr_matrix([[3.0, 0.0], [3.0, 9.0], [2.0, 0.0]])}
+    sides = {"m": pd.Series({name: "exaggerated" if name == "palm tree" else "" for name in NAMES})}
+    truths = named_table({"m": [{"dvd": 2 / 3, "wood": 0.9, "palm tree": 0.6}.get(name, 0.5) for name in NAMES]}, sides, unit=0)
+    (row,) = gains_table(amounts, truths, shown, sides).to_dict("records")
+    assert row == {"model": "m", "truth": "dvd", "delta": 2 / 3, "gain": 1.0, "additions": 0.75, "pairs": pytest.approx(1 / 3)}
