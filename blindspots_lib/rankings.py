@@ -42,31 +42,29 @@ def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"],
 
 
 def gains_table(
-    amounts: AmountsOfAll,
-    truths: pd.DataFrame,
-    shown: Mapping[str, Bool[np.ndarray, "pairs names"]],
-    sides: Sides,
+    amounts: AmountsOfAll, truths: pd.DataFrame, shown: Mapping[str, Bool[np.ndarray, "pairs names"]]
 ) -> pd.DataFrame:
-    """Objects that nobody planted and that yet rise above a planted one: where does their best unit gain?
+    """Objects that nobody planted and that yet rise above a planted one: in which images does their best unit gain?
 
-    `truths` is a `truth_table`, `shown` what the images of "real" and of each model show. One row a model and such object:
-    `gain`, the amount of its unit in all generations less that in the real images, as a share of the latter; `additions`,
-    the share of the gain in pairs where a planted object stands in the generation alone; `pairs`, the share of such pairs.
+    `truths` is a `truth_table`, `shown` what the images of each model show. One row a model and such object: `gain`, the
+    amount of its unit in all generations less that in the real images, as a share of the latter; `where`, the other object
+    whose pictures gain most for their number; `share`, their share of the gain; `pictures`, their share of the generations.
     """
-    rows, objects = [], truths[truths["truth"].isin(OBJECTS)]
-    for model, planted in sides.items():
-        table = objects[objects["model"] == model].sort_values("delta", ascending=False)
+    rows = []
+    for model, table in truths[truths["truth"].isin(OBJECTS)].groupby("model", sort=False):
         lowest = table.loc[table["planted"] == "exaggerated", "delta"].min()
-        exaggerated = [NAMES.index(name) for name in OBJECTS if planted[name] == "exaggerated"]
-        added = (shown[model] & ~shown["real"])[:, exaggerated].any(axis=1)
-        for row in table[(table["planted"] == "") & (table["delta"] > lowest)].itertuples():
+        above = table[(table["planted"] == "") & (table["delta"] > lowest)].sort_values("delta", ascending=False)
+        pictures = shown[model].mean(axis=0)
+        for row in above.itertuples():
             real, generated = (amounts[name][:, [row.unit]].toarray()[:, 0] for name in ("real", model))
-            gain = (generated - real).sum()
+            share = (generated - real) @ shown[model] / (generated - real).sum()
+            others = [i for i, name in enumerate(NAMES) if name in OBJECTS and name != row.truth]
+            most = max(others, key=lambda i: share[i] - pictures[i])
             rows.append({
-                "model": model, "truth": row.truth, "delta": row.delta, "gain": gain / real.sum(),
-                "additions": (generated - real)[added].sum() / gain, "pairs": added.mean(),
+                "model": model, "truth": row.truth, "delta": row.delta, "gain": generated.sum() / real.sum() - 1,
+                "where": NAMES[most], "share": share[most], "pictures": pictures[most],
             })  # fmt: skip
-    return pd.DataFrame(rows, columns=["model", "truth", "delta", "gain", "additions", "pairs"])
+    return pd.DataFrame(rows, columns=["model", "truth", "delta", "gain", "where", "share", "pictures"])
 
 
 def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) -> pd.DataFrame:

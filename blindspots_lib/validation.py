@@ -271,7 +271,7 @@ class Trial:
         def build() -> pd.DataFrame:
             ours = (self.truths["kind"] == RA_SAE) & (self.truths["seed"] == self.study.validation.seeds[0])
             shown = {source: verdicts > 0.5 for source, verdicts in self.verdicts.items()}
-            return gains_table(self.amounts(self.first_codes), self.truths[ours], shown, self.sides)
+            return gains_table(self.amounts(self.first_codes), self.truths[ours], shown)
 
         return self.kept("gains", build)
 

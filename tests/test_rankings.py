@@ -44,12 +44,15 @@ def test_what_is_told_by_name_keeps_its_order(sides):
     ]
 
 
-def test_the_gain_of_what_nobody_planted_is_traced_to_the_additions(present):
-    """The dvd's unit gains 1 + 3 + 0 of 4 in all, 3 of them where a palm tree was added; wood, a background, does not count."""
-    shown = {"real": present, "m": present.copy()}
+def test_the_gain_of_what_nobody_planted_is_traced_to_other_objects(present):
+    """The dvd's unit gains 1 + 3 + 0: 3 of the 4 in the one picture of a palm tree. Wood there is a background, not an object."""
+    shown = {"m": present.copy()}
     shown["m"][1, NAMES.index("palm tree")] = True
     amounts = {"real": AMOUNTS["real"], "m": sp.csr_matrix([[3.0, 0.0], [3.0, 9.0], [2.0, 0.0]])}
     sides = {"m": pd.Series({name: "exaggerated" if name == "palm tree" else "" for name in NAMES})}
     truths = named_table({"m": [{"dvd": 2 / 3, "wood": 0.9, "palm tree": 0.6}.get(name, 0.5) for name in NAMES]}, sides, unit=0)
-    (row,) = gains_table(amounts, truths, shown, sides).to_dict("records")
-    assert row == {"model": "m", "truth": "dvd", "delta": 2 / 3, "gain": 1.0, "additions": 0.75, "pairs": pytest.approx(1 / 3)}
+    (row,) = gains_table(amounts, truths, shown).to_dict("records")
+    assert row == {
+        "model": "m", "truth": "dvd", "delta": 2 / 3, "gain": 1.0, "where": "palm tree", "share": 0.75,
+        "pictures": pytest.approx(1 / 3),
+    }  # fmt: skip
