@@ -96,7 +96,8 @@ def concept_label(results: Results, concept: int, model: str | None = None) -> s
     row = results.concepts.loc[concept]
     label = f"concept {concept}"
     if row["goes_with"]:
-        label += f"\nbest match: {row['goes_with']}\n(AUC {row['goes_with_auc']:.2f})"
+        named = row["goes_with_auc"] >= NAMED_FROM
+        label += f"\nbest match: {row['goes_with']}\n(AUC {row['goes_with_auc']:.2f})" if named else "\nno clear match"
     if model is not None:
         label += f"\nδ = {row[f'delta_{model}']:.2f} [{row[f'low_{model}']:.2f}, {row[f'high_{model}']:.2f}]"
     return label
