@@ -53,7 +53,8 @@ def gains_table(
     rows = []
     for model, table in truths[truths["truth"].isin(OBJECTS)].groupby("model", sort=False):
         lowest = table.loc[table["planted"] == "exaggerated", "delta"].min()
-        above = table[(table["planted"] == "") & (table["delta"] > lowest)].sort_values("delta", ascending=False)
+        rises = table["delta"] > max(lowest, 0.5)
+        above = table[(table["planted"] == "") & rises].sort_values("delta", ascending=False)
         pictures = shown[model].mean(axis=0)
         for row in above.itertuples():
             real, generated = (amounts[name][:, [row.unit]].toarray()[:, 0] for name in ("real", model))

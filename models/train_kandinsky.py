@@ -192,8 +192,8 @@ def train_decoder() -> None:
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weight = snr.clamp(max=SNR_CEILING) / snr
 
-    def loss_of_step(step, rng, withheld=0.0):
-        b = DECODER.batch_size
+    def loss_of_step(step, rng, schedule=DECODER, withheld=0.0):
+        b = schedule.batch_size
         pictures = torch.from_numpy(rng.choice(rows, size=b))
         dropped = torch.rand(b) < CAPTION_DROPOUT
         captions = torch.where(dropped, len(latents), pictures)
@@ -212,7 +212,7 @@ def train_decoder() -> None:
 
     parts = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     seconds = fit("kandinsky-decoder", parts, DECODER, loss_of_step)
-    seconds += fit("kandinsky-tuning", parts, TUNING, partial(loss_of_step, withheld=WITHHELD))
+    seconds += fit("kandinsky-tuning", parts, TUNING, partial(loss_of_step, schedule=TUNING, withheld=WITHHELD))
     folder = MODELS_DIR / "kandinsky"
     sampler = DPMSolverMultistepScheduler(num_train_timesteps=1000, **NOISE, timestep_spacing="trailing")
     KandinskyPipeline(text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=sampler, movq=movq).to(

@@ -54,7 +54,9 @@ def sd21() -> Family:
     )
 
 
-def stable_diffusion(title: str, prediction_type: str, n_steps: int, ends: tuple, seed: int, hidden_act="quick_gelu") -> Family:
+def stable_diffusion(
+    title: str, prediction_type: str, n_steps: int, ends: tuple[int, ...], seed: int, hidden_act: str = "quick_gelu"
+) -> Family:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
