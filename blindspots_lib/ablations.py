@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
 from blindspots_lib.blindspots import bootstrap_weights, energy_difference
-from blindspots_lib.matching import best_units
+from blindspots_lib.matching import amounts_of_truths
 from blindspots_lib.measures import detection_table
 from blindspots_lib.parts import SAEConfig
 from blindspots_lib.rankings import AmountsOfAll
@@ -41,7 +41,7 @@ def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b
 
 def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
     """The SAEs that are trained again for a comparison with one of `config`: what is varied, to what -> configuration."""
-    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 20)}
+    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 5, 20)}
     sizes = (config.n_concepts // 8, config.n_concepts // 2)
     changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
     return {what: config.model_copy(update=change) for what, change in changes.items()}
@@ -86,22 +86,21 @@ def power_table(trial: Trial, model: str, null: str) -> pd.DataFrame:
     """How many pairs it takes: one row a number of pairs, strength, draw and side.
 
     Of `strength` of the pairs the model's image is taken, of the others that of `null`, the perfect generator. `found` is the
-    share of the planted true concepts whose best unit has a 95 % interval on the right side of 0.5, `others` the share of
-    those not planted whose best unit has one on either side: false alarms at strength 0, later also what training missed.
+    share of the planted true concepts whose amount has a 95 % interval on the right side of 0.5, `others` the share of those
+    not planted whose amount has one on either side: false alarms at strength 0, later also what training missed.
     """
 
     def build() -> pd.DataFrame:
-        amounts = trial.amounts(trial.first_codes)
-        units, sides = best_units(amounts["real"], trial.present).unit, trial.sides[model].to_numpy()
-        real, faulty, perfect = (amounts[name][:, units].toarray() for name in ("real", model, null))
-        return pd.DataFrame(power_rows(real, faulty, perfect, sides, trial.study.analysis.seed))
+        held = amounts_of_truths(trial.amounts(trial.first_codes), trial.present)
+        sides = trial.sides[model].to_numpy()
+        return pd.DataFrame(power_rows(held["real"], held[model], held[null], sides, trial.study.analysis.seed))
 
     return trial.kept("power", build, "ablations")
 
 
 def power_rows(
-    real: Float[np.ndarray, "n u"], faulty: Float[np.ndarray, "n u"], perfect: Float[np.ndarray, "n u"],
-    sides: Shaped[np.ndarray, "u"], seed: int,
+    real: Float[np.ndarray, "n c"], faulty: Float[np.ndarray, "n c"], perfect: Float[np.ndarray, "n c"],
+    sides: Shaped[np.ndarray, "c"], seed: int,
 ) -> Iterator[dict]:  # fmt: skip
     for draw in range(N_DRAWS):
         rng = np.random.default_rng([seed, draw])
@@ -119,8 +118,8 @@ def power_rows(
                     }  # fmt: skip
 
 
-def interval(generated: Float[np.ndarray, "n u"], real: Float[np.ndarray, "n u"], seed: int):
-    """95 % interval of delta from resampling the pairs; 0.5 where a resample holds nothing of a unit."""
+def interval(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, "n c"], seed: int):
+    """95 % interval of delta from resampling the pairs; 0.5 where a resample holds nothing of it."""
     weights = bootstrap_weights(len(real), N_BOOTSTRAP, seed)
     samples = np.nan_to_num(energy_difference(weights @ generated, weights @ real), nan=0.5)
     return np.quantile(samples, (0.025, 0.975), axis=0)

@@ -1,9 +1,10 @@
 """Concepts of the SAE and true concepts, where those are known: which stands for which, judged on real images alone.
 
-Other units (clusters, components, features) are matched in the same two ways.
+Other units (clusters, components, features) are matched in the same way.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,6 @@ class Matching(NamedTuple):
 
     truth: Int[np.ndarray, "k"]
     purity: Float[np.ndarray, "k"]  # share of its energy on images that show the true concept
-
-
-class Best(NamedTuple):
-    """For each true concept the unit that tells best which images show it."""
-
-    unit: Int[np.ndarray, "names"]
-    precision: Float[np.ndarray, "names"]  # average precision of the unit's amount on real images
-    purity: Float[np.ndarray, "names"]  # share of the unit's amount on images that show the true concept
 
 
 def true_presence(pairs: PairTable, rows: Int[np.ndarray, "pairs"], names: list[str]) -> Bool[np.ndarray, "pairs names"]:
@@ -57,11 +50,32 @@ def match_concepts(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]
     return Matching(np.where(matched, share.argmax(axis=1), -1), purity)
 
 
-def best_units(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Best:
-    """Match each true concept to the unit of the highest average precision, however low that is (0 if no image shows it)."""
-    precision = average_precisions(real.tocsc(), present)
-    unit, names = precision.argmax(axis=0), np.arange(present.shape[1])
-    return Best(unit, precision[unit, names], shares_inside(real, present)[unit, names])
+def amounts_of_truths(
+    amounts: Mapping[str, sp.csr_matrix], present: Bool[np.ndarray, "pairs names"]
+) -> dict[str, Float[np.ndarray, "pairs names"]]:
+    """How much of each true concept every image holds, by the units that stand for it together.
+
+    a_c(x) = sum_k xi_k(x) / mean over real images of xi_k, over the units k that stand for c: an SAE splits what is frequent
+    over many concepts, and none of them is to outweigh the others. Where none stands for c, the one that tells best which
+    real images show it, however badly. `amounts` are those of the "real" images and of any others.
+    """
+    weights = truth_weights(amounts["real"], present)
+    return {name: of_images @ weights for name, of_images in amounts.items()}
+
+
+def truth_weights(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Float[np.ndarray, "units names"]:
+    """What each unit counts in the amount of each true concept: see `amounts_of_truths`."""
+    matching, names = match_concepts(real, present), np.arange(present.shape[1])
+    speaks = matching.truth[:, None] == names
+    unnamed = ~speaks.any(axis=0)
+    speaks[best_units(real, present)[unnamed], names[unnamed]] = True
+    means = np.asarray(real.mean(axis=0, dtype=np.float64)).ravel()
+    return speaks / np.where(means > 0, means, 1.0)[:, None]
+
+
+def best_units(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Int[np.ndarray, "names"]:
+    """For each true concept the unit of the highest average precision, however low that is (0 if no image shows it)."""
+    return average_precisions(real.tocsc(), present).argmax(axis=0)
 
 
 def shares_inside(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Float[np.ndarray, "k names"]:

@@ -66,8 +66,9 @@ def detection_table(
     """One row a kind of units, seed, model and side.
 
     `average_precision`, `recall` and `precision` are over the units that stand for a true concept. `ap_of_truths` and
-    `ap_of_objects` are over all true concepts, or the objects among them, each by its best unit, so that kinds which represent
-    much or little, in few units or many, are judged alike; `ap_of_found` is over the objects that some unit stands for.
+    `ap_of_objects` are over all true concepts, or the objects among them, each by the units that stand for it together, so that
+    kinds which represent much or little, in few units or many, are judged alike; `ap_of_found` is over the objects that some
+    unit stands for.
     `found_share` is the share of the planted that some unit stands for; `oracle_rho` the rank correlation with the true change,
     over all true concepts; `flagged_share` is of all units.
     """

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
 from blindspots_lib.blindspots import energy_difference
-from blindspots_lib.matching import NAMES, best_units, match_concepts
+from blindspots_lib.matching import NAMES, amounts_of_truths, average_precisions, match_concepts, shares_inside
 from blindspots_lib.scenes import OBJECTS
 
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
@@ -32,23 +32,28 @@ def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], 
 
 
 def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides) -> pd.DataFrame:
-    """One row a model and true concept: its best unit, whatever that is worth; delta is nan if no real image shows it."""
-    best, real = best_units(amounts["real"], present), mean_amounts(amounts["real"])
-    deltas = {
-        model: np.where(present.any(axis=0), energy_difference(mean_amounts(amounts[model]), real)[best.unit], np.nan)
-        for model in sides
-    }
-    return named_table(deltas, sides, unit=best.unit, match=best.precision, purity=best.purity)
+    """One row a model and true concept: delta of its amount by the units that stand for it; nan if no real image shows it.
+
+    `match` is the average precision of that amount on real images, `purity` its share on images that show the true concept.
+    """
+    held = amounts_of_truths(amounts, present)
+    real, sparse = held["real"].mean(axis=0), sp.csr_matrix(held["real"])
+    deltas = {model: np.where(present.any(axis=0), energy_difference(held[model].mean(axis=0), real), np.nan) for model in sides}
+    match = average_precisions(sparse.tocsc(), present).diagonal()
+    return named_table(deltas, sides, match=match, purity=shares_inside(sparse, present).diagonal())
 
 
 def gains_table(
-    amounts: AmountsOfAll, truths: pd.DataFrame, shown: Mapping[str, Bool[np.ndarray, "pairs names"]]
+    held: Mapping[str, Float[np.ndarray, "pairs names"]],
+    truths: pd.DataFrame,
+    shown: Mapping[str, Bool[np.ndarray, "pairs names"]],
 ) -> pd.DataFrame:
-    """Objects that nobody planted and that yet rise above a planted one: in which images does their best unit gain?
+    """Objects that nobody planted and that yet rise above a planted one: in which images do their concepts gain?
 
-    `truths` is a `truth_table`, `shown` what the images of each model show. One row a model and such object: `gain`, the
-    amount of its unit in all generations less that in the real images, as a share of the latter; `where`, the other object
-    whose pictures gain most for their number; `share`, their share of the gain; `pictures`, their share of the generations.
+    `held` are the amounts that `truths`, a `truth_table`, compares, `shown` what the images of each model show. One row a model
+    and such object: `gain`, its amount in all generations less that in the real images, as a share of the latter; `where`, the
+    other object whose pictures gain most for their number; `share`, their share of the gain; `pictures`, their share of the
+    generations.
     """
     rows = []
     for model, table in truths[truths["truth"].isin(OBJECTS)].groupby("model", sort=False):
@@ -57,7 +62,7 @@ def gains_table(
         above = table[(table["planted"] == "") & rises].sort_values("delta", ascending=False)
         pictures = shown[model].mean(axis=0)
         for row in above.itertuples():
-            real, generated = (amounts[name][:, [row.unit]].toarray()[:, 0] for name in ("real", model))
+            real, generated = (held[name][:, NAMES.index(row.truth)] for name in ("real", model))
             share = (generated - real) @ shown[model] / (generated - real).sum()
             others = [i for i, name in enumerate(NAMES) if name in OBJECTS and name != row.truth]
             most = max(others, key=lambda i: share[i] - pictures[i])

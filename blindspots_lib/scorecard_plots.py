@@ -63,7 +63,7 @@ def chance(trial: Trial, model: str, side: str) -> float:
 
 
 def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
-    """delta of each true concept's best concept of the SAE, median over seeds, against the true change."""
+    """delta of each true concept by the concepts of the SAE that stand for it, median over seeds, against the true change."""
     figure, axes = panels(len(trial.study.models), width=3.9, height=3.7)
     truths = trial.truths[trial.truths["kind"] == RA_SAE]
     rows = detection[(detection["kind"] == RA_SAE) & (detection["side"] == "suppressed")]
@@ -82,7 +82,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
             0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
         )
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=model.label, xlabel="true change f′ / (f + f′), by the oracle")
-    axes[0].set_ylabel("δ of the concept that tells it best")
+    axes[0].set_ylabel("δ by the concepts that stand for it")
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure
 

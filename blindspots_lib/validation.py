@@ -24,7 +24,7 @@ from blindspots_lib.artifacts import Artifact, fingerprint_of
 from blindspots_lib.baselines import GlobalScores, amounts_of, global_scores, rivals
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
-from blindspots_lib.matching import NAMES, match_concepts, true_presence
+from blindspots_lib.matching import NAMES, amounts_of_truths, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
 from blindspots_lib.oracle import Verdicts, judge_images, open_verdicts
 from blindspots_lib.parts import SAEConfig, contents
@@ -153,7 +153,7 @@ class Trial:
 
     @cached_property
     def truths(self) -> pd.DataFrame:
-        """One row a model and true concept, of every kind of units and every seed: its best unit, and that unit's delta."""
+        """One row a model and true concept, of every kind of units and every seed: its delta by the units that stand for it."""
         return self.kept("truths", lambda: self.judged["truths"])
 
     @cached_property
@@ -240,14 +240,14 @@ class Trial:
 
     def told_rows(self, kind: str, deltas: Mapping[str, Iterable[float]]) -> pd.DataFrame:
         """Rows like those of `truths`, of a kind whose units are the true concepts themselves."""
-        return named_table(deltas, self.sides, kind=kind, seed=0, unit=-1, purity=1.0, match=1.0)
+        return named_table(deltas, self.sides, kind=kind, seed=0, purity=1.0, match=1.0)
 
     @cached_property
     def losses(self) -> pd.DataFrame:
         """One row a model and planted true concept: where on the way it is lost, if it is.
 
-        `probe` is how well the supervised probe tells it: does the backbone show it? `match` and `purity` are of its best
-        concept, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of a concept of purity p when what it stands
+        `probe` is how well the supervised probe tells it: does the backbone show it? `match` and `purity` are of its concepts
+        together, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of concepts of purity p when what they stand
         for vanishes and nothing else changes.
         """
         ours = self.truths[self.truths["kind"] == RA_SAE]
@@ -271,7 +271,8 @@ class Trial:
         def build() -> pd.DataFrame:
             ours = (self.truths["kind"] == RA_SAE) & (self.truths["seed"] == self.study.validation.seeds[0])
             shown = {source: verdicts > 0.5 for source, verdicts in self.verdicts.items()}
-            return gains_table(self.amounts(self.first_codes), self.truths[ours], shown)
+            held = amounts_of_truths(self.amounts(self.first_codes), self.present)
+            return gains_table(held, self.truths[ours], shown)
 
         return self.kept("gains", build)
 

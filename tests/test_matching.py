@@ -3,7 +3,7 @@ import scipy.sparse as sp
 from sklearn.metrics import average_precision_score
 
 from blindspots_lib import matching
-from blindspots_lib.matching import GROUP, average_precisions, best_units, match_concepts, true_presence
+from blindspots_lib.matching import GROUP, amounts_of_truths, average_precisions, best_units, match_concepts, true_presence
 from blindspots_lib.pairs import PairTable
 
 
@@ -27,12 +27,30 @@ def test_the_best_unit_is_that_of_the_highest_average_precision():
     present = rng.random((40, 3)) < 0.3
     amounts = np.round(rng.random((40, 6)) * 4) * (rng.random((40, 6)) < 0.5)  # ties, and many zeros
     expected = np.array([[average_precision_score(shown, unit) for shown in present.T] for unit in amounts.T])
-    found = best_units(sp.csr_matrix(amounts), present)
     np.testing.assert_allclose(average_precisions(sp.csc_matrix(amounts), present), expected)
-    assert found.unit.tolist() == expected.argmax(axis=0).tolist()
-    np.testing.assert_allclose(found.precision, expected.max(axis=0))
-    inside = [amounts[shown, unit].sum() / amounts[:, unit].sum() for unit, shown in zip(found.unit, present.T, strict=True)]
-    np.testing.assert_allclose(found.purity, inside)
+    assert best_units(sp.csr_matrix(amounts), present).tolist() == expected.argmax(axis=0).tolist()
+
+
+def test_concepts_that_stand_for_the_same_speak_together_each_scaled_alike():
+    present = np.array([[True, False, False]] * 2 + [[False, True, False]] * 2)
+    real = sp.csr_matrix(np.array([  # two stand for the first, the third for the second, of which it holds 7 of 12
+        [4.0, 0.0, 3.0],
+        [0.0, 20.0, 2.0],
+        [0.0, 0.0, 1.0],
+        [0.0, 0.0, 6.0],
+    ]))  # fmt: skip
+    generated = sp.csr_matrix([[1.0, 5.0, 3.0]])
+    held = amounts_of_truths({"real": real, "m": generated}, present)
+    np.testing.assert_allclose(held["real"][:, 0], [4.0, 4.0, 0.0, 0.0])  # means of 1 and 5 on the real images
+    np.testing.assert_allclose(held["m"][0, 0], 1 / 1 + 5 / 5)
+    np.testing.assert_allclose(held["m"][0, 1], 3 / 3)
+
+
+def test_what_no_concept_stands_for_is_judged_by_the_one_that_tells_it_best():
+    present = np.array([[True], [False], [False], [False]])
+    real = sp.csr_matrix(np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [1.0, 2.0]]))  # purity 1/4 and 0
+    held = amounts_of_truths({"real": real}, present)
+    np.testing.assert_allclose(held["real"][:, 0], [1.0, 2.0, 0.0, 1.0])
 
 
 def test_presence_of_objects_backgrounds_and_groups_of_four():
