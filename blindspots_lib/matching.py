@@ -53,24 +53,16 @@ def match_concepts(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]
 def amounts_of_truths(
     amounts: Mapping[str, sp.csr_matrix], present: Bool[np.ndarray, "pairs names"]
 ) -> dict[str, Float[np.ndarray, "pairs names"]]:
-    """How much of each true concept every image holds, by the units that stand for it together.
+    """How much of each true concept every image holds: the summed amounts of all units that stand for it.
 
-    a_c(x) = sum_k xi_k(x) / mean over real images of xi_k, over the units k that stand for c: an SAE splits what is frequent
-    over many concepts, and none of them is to outweigh the others. Where none stands for c, the one that tells best which
-    real images show it, however badly. `amounts` are those of the "real" images and of any others.
+    An SAE splits what is frequent over many concepts. Where none stands for a true concept, the one that tells best which real
+    images show it, however badly. `amounts` are those of the "real" images, which alone decide, and of any others.
     """
-    weights = truth_weights(amounts["real"], present)
-    return {name: of_images @ weights for name, of_images in amounts.items()}
-
-
-def truth_weights(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Float[np.ndarray, "units names"]:
-    """What each unit counts in the amount of each true concept: see `amounts_of_truths`."""
-    matching, names = match_concepts(real, present), np.arange(present.shape[1])
+    matching, names = match_concepts(amounts["real"], present), np.arange(present.shape[1])
     speaks = matching.truth[:, None] == names
     unnamed = ~speaks.any(axis=0)
-    speaks[best_units(real, present)[unnamed], names[unnamed]] = True
-    means = np.asarray(real.mean(axis=0, dtype=np.float64)).ravel()
-    return speaks / np.where(means > 0, means, 1.0)[:, None]
+    speaks[best_units(amounts["real"], present)[unnamed], names[unnamed]] = True
+    return {name: of_images @ speaks.astype(np.float64) for name, of_images in amounts.items()}
 
 
 def best_units(real: sp.csr_matrix, present: Bool[np.ndarray, "pairs names"]) -> Int[np.ndarray, "names"]:
