@@ -4,9 +4,11 @@
 
 Three losses (the weights of the teacher are the moving average of the student's):
 - DINO: the student's CLS token of two small crops matches the teacher's CLS token of the whole image;
-- masked patches (iBOT): the student's token of a hidden patch matches the teacher's token of that patch;
+- patches (iBOT): the student's token of a hidden or redrawn patch matches the teacher's token of that patch;
 - captions: each image against every word that captions use. A word's score is its best match among the patch tokens
   (FILIP's late interaction) and the loss is SigLIP's sigmoid. Words come from the caption alone.
+
+The student sees half of the images redrawn: bent, blurred and with noise, as a generator might draw them.
 """
 
 import copy
@@ -31,11 +33,14 @@ PATCH, N_REGISTERS, WIDTH = 8, 4, 192
 N_PROTOTYPES = 512
 LOCAL_SIZE, N_LOCAL = 32, 2
 MASKED_IMAGES, MASKED_PATCHES = 0.5, 0.4  # share of the images with hidden patches, share of their patches
+REDRAWN = 0.5  # share of the images that the student sees redrawn
+BEND = 1.5  # pixels, the standard deviation at the knots of a grid
+KNOTS = 5
 TEACHER_DECAY = 0.996
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 CAPTION_WEIGHT = 4.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's
-SCHEDULE = Schedule(n_steps=8_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04)
+SCHEDULE = Schedule(n_steps=11_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04, ends=(8_000,))
 
 
 def build_backbone():
@@ -109,6 +114,17 @@ def normalized(images: np.ndarray) -> torch.Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+def redrawn(pixels: torch.Tensor) -> torch.Tensor:
+    """The same pictures as a generator might draw them: shapes bent by a pixel or two, blurred, with noise."""
+    b, _, h, w = pixels.shape
+    knots = torch.randn(b, 2, KNOTS, KNOTS) * torch.rand(b, 1, 1, 1) * 2 * BEND
+    bend = F.interpolate(knots, size=(h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1) / (w / 2)
+    straight = F.affine_grid(torch.eye(2, 3).expand(b, 2, 3), [b, 1, h, w], align_corners=False)
+    bent = F.grid_sample(pixels, straight + bend, padding_mode="reflection", align_corners=False)
+    blurred = F.interpolate(F.avg_pool2d(bent, 2), scale_factor=2, mode="bilinear")
+    return torch.lerp(bent, blurred, torch.rand(b, 1, 1, 1)) + 0.3 * torch.rand(b, 1, 1, 1) * torch.randn_like(bent)
+
+
 def main() -> None:
     torch.manual_seed(SCHEDULE.seed)
     corpus = draw_corpus(CORPUS_SEED, CORPUS_SIZE)
@@ -130,13 +146,16 @@ def main() -> None:
         pixels = normalized(images) * (1 + 0.1 * torch.randn(b, 1, 1, 1)) + 0.1 * torch.randn(b, 3, 1, 1)
         masked = torch.rand(b, n_patches) < MASKED_PATCHES
         masked[torch.rand(b) > MASKED_IMAGES] = False
+        worse = torch.rand(b) < REDRAWN
+        seen = torch.where(worse.view(b, 1, 1, 1), redrawn(pixels), pixels)
+        asked = masked | worse.view(b, 1)
 
         with torch.no_grad():
             target = tokens_of(teacher, pixels)
             cls_target = balanced_targets(teacher["heads"].cls_prototypes(target[:, 0]))
-            patch_target = balanced_targets(teacher["heads"].patch_prototypes(target[:, 1 + N_REGISTERS :][masked]))
+            patch_target = balanced_targets(teacher["heads"].patch_prototypes(target[:, 1 + N_REGISTERS :][asked]))
 
-        tokens = tokens_of(student, pixels, masked)
+        tokens = tokens_of(student, seen, masked)
         patches = tokens[:, 1 + N_REGISTERS :]
         heads = student["heads"]
         # with 40 % of the patches hidden a word may be impossible to see: only whole images are asked for words
@@ -146,13 +165,13 @@ def main() -> None:
         )
         corners = rng.integers(0, 64 - LOCAL_SIZE + 1, size=(N_LOCAL, b, 2))
         local = torch.cat([
-            torch.stack([x[:, r : r + LOCAL_SIZE, c : c + LOCAL_SIZE] for x, (r, c) in zip(pixels, view, strict=True)])
+            torch.stack([x[:, r : r + LOCAL_SIZE, c : c + LOCAL_SIZE] for x, (r, c) in zip(seen, view, strict=True)])
             for view in corners
         ])  # fmt: skip
         local_cls = tokens_of(student, local)[:, 0]
         return {
             "dino": cross_entropy(heads.cls_prototypes(local_cls), cls_target.repeat(N_LOCAL, 1)),
-            "ibot": cross_entropy(heads.patch_prototypes(patches[masked]), patch_target),
+            "ibot": cross_entropy(heads.patch_prototypes(patches[asked]), patch_target),
             "captions": CAPTION_WEIGHT * captions.sum(dim=1).mean() / 10,
         }
 
@@ -168,7 +187,7 @@ def main() -> None:
     backbone.save_pretrained(folder)
     facts = probe_facts(backbone)
     write_card(folder, "Miniature DINOv2 with registers (Dinov2WithRegistersModel)", {
-        "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped and tinted at random",
+        "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped and tinted at random, half of them redrawn",
         "losses": "DINO, masked patches (iBOT), and captions word by word (sigmoid contrast, best-matching patch)",
         "steps": SCHEDULE.told(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU", **facts,
