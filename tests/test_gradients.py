@@ -19,19 +19,21 @@ def make_sae(kind: str, n_concepts: int = K, k: int = 3, n_neighbours: int = 4) 
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    if kind != "free":
+        sae.dictionary.project()
     sae.dictionary.prepare_training(torch.float64)
     return sae
 
 
 def dense_loss(sae: TopKSAE, x: torch.Tensor) -> torch.Tensor:
-    """What anyone would write: dense codes, dense W, autograd."""
+    """What anyone would write: dense codes, dense W with rows divided by their sums, autograd."""
     preactivations = sae.encoder(x / sae.token_length)
     kept = torch.zeros_like(preactivations).scatter(1, preactivations.topk(sae.k).indices, 1.0)
     dictionary = sae.dictionary
     if hasattr(dictionary, "free_atoms"):
         atoms = dictionary.free_atoms
     else:
-        weights = dictionary.weights
+        weights = dictionary.weights / dictionary.weights.sum(dim=1, keepdim=True)
         if hasattr(dictionary, "neighbours"):
             weights = torch.zeros(len(weights), C, dtype=weights.dtype).scatter_add(1, dictionary.neighbours, weights)
         atoms = weights @ dictionary.candidates + dictionary.relaxation
