@@ -302,8 +302,8 @@ class MixtureDecoding:
         values = self.codes.values.flatten()[self.firings.places]
         of_atoms = self.firings.sums(values, error)
         yield row_gradient("relaxation", self.firings.concepts, of_atoms)
-        each = torch.repeat_interleave(self.firings.starts.diff())
-        along = values.new_zeros(len(of_atoms)).index_add_(0, each, values * self.along.flatten()[self.firings.places])
+        pulls = values * self.along.flatten()[self.firings.places]
+        along = torch.segment_reduce(pulls, "sum", lengths=self.firings.starts.diff())
 
         def part(first: int, last: int) -> Float[Tensor, "p c"]:
             return self.firings.sums(values, self.pull, first, last) - along[first:last, None]
