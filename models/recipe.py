@@ -23,6 +23,7 @@ CORPUS_SIZE = 24_000
 HELDOUT_SEED = 2  # for probes and for choosing solver steps and guidance, never for training
 JUDGE_SEED = 4  # for judging the pipelines, never for choosing anything
 CHECKPOINT_SECONDS = 60
+GRADIENTS_BY = 10  # steps after which every weight has a gradient, also behind layers that begin at zero
 
 
 class Corpus(NamedTuple):
@@ -120,6 +121,8 @@ def fit(
             losses = loss_of_step(step, np.random.default_rng([schedule.seed, step]))
         modules.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
+        if step == first + GRADIENTS_BY:
+            refuse_idle(name, modules)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -140,6 +143,13 @@ def fit(
             saved = now
     modules.eval()
     return earlier + time.monotonic() - started
+
+
+def refuse_idle(name: str, modules: nn.ModuleDict) -> None:
+    """Stop a training in which weights of a layer that is used get a gradient of exactly 0: they would never move."""
+    idle = [key for key, p in modules.named_parameters() if p.grad is not None and not p.grad.any()]
+    if idle:
+        raise SystemExit(f"error: {name}: {len(idle)} tensors have a gradient of 0 and learn nothing, first {idle[0]}")
 
 
 def make_optimizers(modules: nn.ModuleDict, schedule: Schedule) -> list[torch.optim.Optimizer]:

@@ -14,7 +14,7 @@ def corpus():
     return recipe.draw_corpus(seed=3, n=800)
 
 
-def train(folder, monkeypatch, fail_at=None, **changes):
+def train(folder, monkeypatch, fail_at=None, slope=1.0, **changes):
     monkeypatch.setattr(recipe, "CHECKPOINTS_DIR", folder)
     monkeypatch.setattr(recipe, "CHECKPOINT_SECONDS", 0)
     torch.manual_seed(0)
@@ -24,7 +24,7 @@ def train(folder, monkeypatch, fail_at=None, **changes):
         if step == fail_at:
             raise KeyboardInterrupt
         x = torch.from_numpy(rng.normal(size=(8, 3))).float() + torch.rand(8, 3)
-        return {"mse": (modules["line"](x).float() - x.sum(dim=1, keepdim=True)).square().mean()}
+        return {"mse": (slope * modules["line"](x).float() - x.sum(dim=1, keepdim=True)).square().mean()}
 
     schedule = recipe.Schedule(n_steps=12, batch_size=8, learning_rate=0.05, warmup_steps=2, **changes)
     recipe.fit("line", modules, schedule, loss_of_step)
@@ -38,6 +38,11 @@ def test_interrupted_training_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="another schedule"):
         train(tmp_path / "halted", monkeypatch, seed=1)
     assert torch.equal(train(tmp_path / "halted", monkeypatch), whole)
+
+
+def test_weights_that_get_no_gradient_end_a_training(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"line: 2 tensors have a gradient of 0 and learn nothing, first line\.weight"):
+        train(tmp_path, monkeypatch, slope=0.0)
 
 
 def test_the_rate_of_a_prolonged_training_falls_to_each_end():
