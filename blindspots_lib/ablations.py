@@ -7,7 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
-from blindspots_lib.blindspots import bootstrap_weights, energy_difference
+from blindspots_lib.blindspots import ratio_interval
 from blindspots_lib.matching import amounts_of_truths
 from blindspots_lib.measures import detection_table
 from blindspots_lib.parts import SAEConfig
@@ -18,7 +18,6 @@ from blindspots_lib.validation import Trial
 SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
 N_DRAWS = 5  # of the pairs, for each size and strength
-N_BOOTSTRAP = 200
 
 
 def largest_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
@@ -108,7 +107,7 @@ def power_rows(
         for strength in STRENGTHS:
             mixed = np.where((dice < strength)[:, None], faulty, perfect)
             for size in (size for size in SIZES if size <= len(real)):
-                low, high = interval(mixed[order[:size]], real[order[:size]], seed)
+                low, high = ratio_interval(*(sp.csr_matrix(side[order[:size]]) for side in (mixed, real)))
                 beyond = {"suppressed": high < 0.5, "exaggerated": low > 0.5}
                 for side, hits in beyond.items():
                     either = (high < 0.5) | (low > 0.5)
@@ -116,10 +115,3 @@ def power_rows(
                         "pairs": size, "strength": strength, "draw": draw, "side": side,
                         "found": float(hits[sides == side].mean()), "others": float(either[sides == ""].mean()),
                     }  # fmt: skip
-
-
-def interval(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, "n c"], seed: int):
-    """95 % interval of delta from resampling the pairs; 0.5 where a resample holds nothing of it."""
-    weights = bootstrap_weights(len(real), N_BOOTSTRAP, seed)
-    samples = np.nan_to_num(energy_difference(weights @ generated, weights @ real), nan=0.5)
-    return np.quantile(samples, (0.025, 0.975), axis=0)

@@ -13,7 +13,10 @@ from scipy.special import expit
 from blindspots_lib.concepts import Energies
 from blindspots_lib.parts import Analysis
 
+TAIL, DEVIATIONS = 0.025, 1.96  # of 95 % intervals: the share left out on either side, and how far that is out
 DIFFERENCE_TEMPERATURE, RELATIVE_TEMPERATURE = 0.8, 0.4  # of the published scripts
+
+Interval = tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]  # its lower and its upper ends
 
 
 def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
@@ -40,52 +43,59 @@ def published_relative(generated: Float[np.ndarray, "k"], real: Float[np.ndarray
     return expit((2 * energy_difference(generated, real) - 1) / RELATIVE_TEMPERATURE)
 
 
-FORMULAS = {"ratio": energy_difference, "published": published_difference}
+def ratio_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interval:
+    """95 % interval of `energy_difference` over pairs, rows matching; nan where a concept has no energy on either side.
+
+    Fieller's: all delta for which the sum over pairs of e' - delta (e + e') lies within 1.96 of its standard deviations of 0,
+
+        (sum e' - delta sum s)^2 <= 1.96^2 sum (e' - delta s)^2,   s = e + e',
+
+    a quadratic in delta; [0, 1] where the pairs that show the concept are too few to bound it. The pairs alone cannot tell how
+    rarely it may yet appear on a side that hardly showed it. There Clopper and Pearson's limit for 0 of m holds, with the
+    effective number of pairs m = (sum s)^2 / sum s^2: the interval reaches at least to 1 - 0.025^(1/m), and to 0.025^(1/m).
+    """
+    e, r = column_sums(generated), column_sums(real)
+    ee, er, rr = (column_sums(x.multiply(y)) for x, y in ((generated, generated), (generated, real), (real, real)))
+    s, es, ss = e + r, ee + er, ee + 2 * er + rr
+    a, b, c = s**2 - DEVIATIONS**2 * ss, e * s - DEVIATIONS**2 * es, e**2 - DEVIATIONS**2 * ee
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = np.sqrt(np.maximum(b**2 - a * c, 0))
+        low, high = (np.where(a > 0, (b + sign * half) / a, end) for sign, end in ((-1, 0), (1, 1)))
+        unseen = 1 - TAIL ** (ss / s**2)
+    return np.clip(np.minimum(low, 1 - unseen), 0, 1), np.clip(np.maximum(high, unseen), 0, 1)
+
+
+def published_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interval:
+    """95 % interval of `published_difference` over pairs: the mean of e' - e, 1.96 standard errors to either side."""
+    n_pairs = real.shape[0]
+    apart = generated - real
+    mean = column_sums(apart) / n_pairs
+    half = DEVIATIONS * np.sqrt((column_sums(apart.power(2)) / n_pairs - mean**2) / max(n_pairs - 1, 1))
+    return published_difference(mean - half, np.zeros_like(mean)), published_difference(mean + half, np.zeros_like(mean))
+
+
+def column_sums(matrix: sp.spmatrix) -> Float[np.ndarray, "k"]:
+    return np.asarray(matrix.sum(axis=0, dtype=np.float64)).ravel()
+
+
+ARITHMETICS = {"ratio": (energy_difference, ratio_interval), "published": (published_difference, published_interval)}
 
 
 class Difference(NamedTuple):
     """delta(k) of one model with its uncertainty over the pairs."""
 
     delta: Float[np.ndarray, "k"]
-    low: Float[np.ndarray, "k"]  # 2.5 % and 97.5 % of the paired bootstrap
+    low: Float[np.ndarray, "k"]  # of the 95 % interval
     high: Float[np.ndarray, "k"]
     mean_generated: Float[np.ndarray, "k"]
     mean_real: Float[np.ndarray, "k"]
 
 
-def bootstrap_weights(n_pairs: int, n_bootstrap: int, seed: int) -> Float[np.ndarray, "n_bootstrap pairs"]:
-    """How often each pair is drawn in each resampling, divided by the number of pairs."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n_bootstrap) / n_pairs
-
-
 def measure_difference(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Difference:
-    """delta(k) by the analysis's arithmetic over pairs, rows matching, with a 95 % interval.
-
-    The interval comes from resampling the pairs, both sides together.
-
-    Resampling cannot tell how rarely a concept fires that one side never showed. There the rule of three bounds it: of
-    what was not seen on n images there may, at 95 %, be up to 3 / n, each time as strong as on the side that showed it.
-    """
-    formula = FORMULAS[analysis.arithmetic]
-    weights = bootstrap_weights(real.shape[0], analysis.n_bootstrap, analysis.seed)
-    resampled = formula((generated.T @ weights.T).T, (real.T @ weights.T).T)
-    mean_generated = np.asarray(generated.mean(axis=0, dtype=np.float64)).ravel()
-    mean_real = np.asarray(real.mean(axis=0, dtype=np.float64)).ravel()
-    low, high = nan_quantiles(resampled, (0.025, 0.975))
-    strength = (mean_generated + mean_real) * real.shape[0] / np.maximum(generated.getnnz(axis=0) + real.getnnz(axis=0), 1)
-    unseen = 3 / real.shape[0] * strength
-    high = np.where(mean_generated == 0, formula(unseen, mean_real), high)
-    low = np.where(mean_real == 0, formula(mean_generated, unseen), low)
-    return Difference(formula(mean_generated, mean_real), low, high, mean_generated, mean_real)
-
-
-def nan_quantiles(samples: Float[np.ndarray, "s k"], levels: tuple[float, ...]) -> Float[np.ndarray, "levels k"]:
-    """Quantiles down the columns, leaving out nan; nan for a column of nothing else."""
-    result = np.full((len(levels), samples.shape[1]), np.nan)
-    known = ~np.isnan(samples).all(axis=0)
-    result[:, known] = np.nanquantile(samples[:, known], levels, axis=0)
-    return result
+    """delta(k) by the analysis's arithmetic over pairs, rows matching, with a 95 % interval."""
+    formula, interval = ARITHMETICS[analysis.arithmetic]
+    means = column_sums(generated) / generated.shape[0], column_sums(real) / real.shape[0]
+    return Difference(formula(*means), *interval(generated, real), *means)
 
 
 def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: list[tuple[str, float]]) -> pd.DataFrame:

@@ -331,7 +331,7 @@ class Analysis(Part):
     arithmetic: Literal["ratio", "published"] = "ratio"  # delta = E'/(E + E'); or the published scripts', with temperatures
     suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
     exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
-    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the pairs
+    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the concepts, for the skewness
     min_images: Count = 5  # a concept is ranked if it fires on at least so many images, real and generated together
     seed: Seed = 0
 

@@ -5,7 +5,6 @@ import scipy.sparse as sp
 from scipy.stats import pearsonr, skew
 
 from blindspots_lib.blindspots import (
-    bootstrap_weights,
     concept_table,
     correlate_apart,
     correlate_error_with_frequency,
@@ -16,13 +15,14 @@ from blindspots_lib.blindspots import (
     frequency_values,
     measure_difference,
     ranked_deltas,
+    ratio_interval,
 )
 from blindspots_lib.concepts import Energies
 from blindspots_lib.parts import Analysis
 from blindspots_lib.statistics import ConceptStats
 from blindspots_lib.study import StudyError
 
-ANALYSIS = Analysis(n_bootstrap=400, min_images=2)
+ANALYSIS = Analysis(min_images=2)
 
 
 def test_energy_difference_worked_out_by_hand():
@@ -40,13 +40,14 @@ def test_the_published_arithmetic_follows_its_formulas(make_study):
     """Sum over all tokens, sigma(difference / 0.8), sigma(relative / 0.4), as PAPER's formulas say."""
     real, generated = np.array([[1.0, 0.0, 4.0], [3.0, 2.0, 0.0]]), np.array([[0.5, 0.0, 6.0], [0.5, 1.0, 4.0]])
     stats = {name: one_token_images(matrix) for name, matrix in (("real", real), ("model", generated))}
-    analysis = Analysis(arithmetic="published", tokens="all", min_images=1, n_bootstrap=50)
+    analysis = Analysis(arithmetic="published", tokens="all", min_images=1)
     table = concept_table(stats, analysis, [("", 0.5)] * 3)
     difference = generated.mean(axis=0) - real.mean(axis=0)  # [-1.5, -0.5, 3]
     relative = difference / (generated.mean(axis=0) + real.mean(axis=0))  # [-0.6, -1/3, 3/7]
     np.testing.assert_allclose(table["delta_model"], 1 / (1 + np.exp(-difference / 0.8)))
     np.testing.assert_allclose(frequency_values(table, "model", analysis), 1 / (1 + np.exp(-relative / 0.4)))
-    assert (table["low_model"] <= table["delta_model"]).all()
+    half = 1.96 * np.array([1.0, 0.5, 1.0])  # standard errors: of the differences -0.5 and -2.5, 0 and -1, 2 and 4
+    np.testing.assert_allclose(table["high_model"], 1 / (1 + np.exp(-(difference + half) / 0.8)))
     with pytest.raises(StudyError, match="the published arithmetic sums all tokens; write tokens: all"):
         make_study({"analysis.arithmetic": "published"})
 
@@ -67,31 +68,38 @@ def test_difference_is_of_the_means_and_its_interval_covers_it():
     assert difference.low[1] > 0.6
 
 
-def test_what_one_side_never_showed_is_bounded_by_the_rule_of_three():
-    real = np.zeros((30, 3), np.float32)
-    real[:6, 0], real[:10, 2] = 2.0, 5.0
-    generated = np.zeros((30, 3), np.float32)
-    generated[:9, 1] = 4.0
-    difference = measure_difference(sp.csr_matrix(generated), sp.csr_matrix(real), ANALYSIS)
-    np.testing.assert_allclose(difference.delta, [0, 1, 0])
-    np.testing.assert_allclose(difference.high, [3 / (3 + 6), 1, 3 / (3 + 10)], rtol=1e-6)
-    np.testing.assert_allclose(difference.low, [0, 9 / (9 + 3), 0], rtol=1e-6)
+def test_interval_is_all_that_the_test_of_a_ratio_does_not_reject():
+    rng = np.random.default_rng(3)
+    real, generated = (rng.exponential(1.0, (40, 5)) * (rng.random((40, 5)) < [0.9, 0.6, 0.3, 0.04, 0.0]) for _ in range(2))
+    generated[:, 1] *= 3
+    low, high = ratio_interval(sp.csr_matrix(generated), sp.csr_matrix(real))
+    for k in range(3):
+        grid = np.linspace(0, 1, 20_001)
+        scores = generated[:, k, None] - grid * (generated + real)[:, k, None]
+        kept = grid[scores.sum(axis=0) ** 2 <= 1.96**2 * (scores**2).sum(axis=0)]
+        np.testing.assert_allclose([low[k], high[k]], [kept.min(), kept.max()], atol=1e-4)
+    np.testing.assert_array_equal([low[3:], high[3:]], [[0, np.nan], [1, np.nan]])
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+@pytest.mark.parametrize(("n", "bound"), [(5, 0.522), (10, 0.308), (100, 0.036)])
+def test_what_one_side_never_showed_is_bounded_as_no_success_of_n(n, bound):
+    """Clopper and Pearson's 97.5 % limits for 0 of n, from their published tables."""
+    shown, never = sparse([[2.0]] * n + [[0.0]] * 30), sparse([[0.0]] * (n + 30))
+    np.testing.assert_allclose(np.ravel(ratio_interval(never, shown)), [0, bound], atol=5e-4)
+    np.testing.assert_allclose(np.ravel(ratio_interval(shown, never)), [1 - bound, 1], atol=5e-4)
+
+
+@pytest.mark.parametrize("firing", [0.05, 0.15, 0.6])
+@pytest.mark.parametrize("thinned", [1.0, 0.4])
+def test_interval_covers_the_truth_as_often_as_it_says(firing, thinned):
     rng = np.random.default_rng(1)
-    covered = []
-    for _ in range(150):
-        real, generated = (sparse(rng.exponential(1.0, (80, 1)) * (rng.random((80, 1)) < 0.6)) for _ in range(2))
-        difference = measure_difference(generated, real, Analysis(n_bootstrap=200))
-        covered.append(difference.low[0] <= 0.5 <= difference.high[0])
-    assert 0.88 <= np.mean(covered) <= 0.99  # 95 % nominal; 150 trials have a standard error of 1.8 %
-
-
-def test_bootstrap_draws_as_many_pairs_as_there_are():
-    weights = bootstrap_weights(17, 30, seed=0)
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    np.testing.assert_allclose(weights * 17, np.round(weights * 17))
+    shape = (150, 2_000)  # pairs, trials
+    real, generated = (rng.exponential(1.0, shape) * (rng.random(shape) < firing * share) for share in (1.0, thinned))
+    difference = measure_difference(sp.csr_matrix(generated), sp.csr_matrix(real), ANALYSIS)
+    truth = thinned / (1 + thinned)
+    below, above = (difference.low > truth).mean(), (difference.high < truth).mean()
+    assert below + above <= 0.065  # 0.05 nominal, of 2,000 trials with a standard error of 0.005; fewer where the concept is rare
+    assert firing < 0.1 or below + above >= 0.03
 
 
 def one_token_images(codes: list[list[float]]) -> Energies:
