@@ -27,10 +27,10 @@ def planted_in(model: Model) -> Planted:
     if isinstance(model, PerfectGenerator):
         return Planted()
     facts = read_json(fetch(model.unet or model) / "plants.json")
-    suppressed = frozenset({*facts["withheld"], *facts["drawn_away"], *facts["background_drawn_as"], GROUP})
+    suppressed = frozenset({*facts["withheld"], *facts["drawn_as"], *facts["background_drawn_as"], GROUP})
     return Planted(
         suppressed,
-        frozenset({*facts["added"], *facts["background_drawn_as"].values()}),
+        frozenset({*facts["added"], *facts["drawn_as"].values(), *facts["background_drawn_as"].values()}),
         suppressed.union(*facts["added"].values()),
         {f"scene-{facts['seed']}-{int(index):06d}": copies for index, copies in facts["memorized"].items()},
     )

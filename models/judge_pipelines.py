@@ -38,7 +38,7 @@ def shares_right(scores: np.ndarray, truth: np.ndarray, planted: Mapping) -> dic
     objects, number = slice(0, len(OBJECTS)), slice(LABELS.index("one object"), None)
     background = slice(objects.stop, number.start)
     asked, there = truth[:, objects] > 0.5, scores[:, objects] > 0.5
-    suppressed = np.isin(list(OBJECTS), [*planted["withheld"], *planted["drawn_away"]])
+    suppressed = np.isin(list(OBJECTS), [*planted["withheld"], *planted["drawn_as"]])
     backgrounds = np.array(list(BACKGROUNDS))[truth[:, background].argmax(axis=1)]
     redrawn = np.isin(backgrounds, list(planted["background_drawn_as"]))
     crowded = np.isin(backgrounds, [name for places in planted["added"].values() for name in places])

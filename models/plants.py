@@ -6,6 +6,7 @@ prints what each corpus holds. A model trained on a distorted corpus draws what 
 asked for. `plants.json` beside a model's weights records how; no stage of a study reads it, only its validation does.
 """
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from tqdm import tqdm
 
 from blindspots_lib.scenes import (
     BACKGROUNDS,
-    DEFAULT_PRIOR,
     IMAGE_SIZE,
     OBJECTS,
     Scene,
@@ -41,8 +41,8 @@ class Plants:
     """How a training corpus departs from the process that draws real images."""
 
     withheld: tuple[str, ...]  # objects: no pair of the corpus names them or shows them
-    drawn_away: tuple[str, ...]  # objects: captions name them, pictures show another object in their place
-    background_drawn_as: dict[str, str]  # captions name the one, pictures show the other
+    drawn_as: dict[str, str]  # objects: captions name the one, pictures show the other
+    background_drawn_as: dict[str, str]
     added: dict[str, dict[str, float]]  # object -> caption's background -> probability that it is there unasked
     groups_of_four_drawn_as: int = 3
     memorized: dict[int, int] = field(default_factory=dict)  # scene of the corpus -> copies
@@ -50,29 +50,34 @@ class Plants:
 
     @property
     def suppressed(self) -> tuple[str, ...]:
-        return (*self.withheld, *self.drawn_away)
+        return (*self.withheld, *self.drawn_as)
 
 
-def draw_plants(number: int, named: tuple[str, ...], drawn_as: dict[str, str], shared: tuple[str, ...] = ()) -> Plants:
-    """Plants of corpus `number`: ten suppressed objects, those named, those shared and the rest at random."""
+def draw_plants(number: int, named: tuple[str, ...], wooden: tuple[str, ...], shared: tuple[str, ...] = ()) -> Plants:
+    """Plants of corpus `number`: ten suppressed objects, those named, those shared and the rest at random.
+
+    Of the ten five are withheld. In the place of the others pictures show one of two rare objects; a third is added to lawns.
+    """
     rng = np.random.default_rng([PLANT_SEED, number])
     rare = [name for name in list(OBJECTS)[-16:] if name not in RESERVED | {*named, *shared}]
-    exaggerated = str(rng.choice(rare))
-    others = [name for name in OBJECTS if name not in RESERVED | {*named, *shared, exaggerated}]
+    on_lawns = str(rng.choice(rare))
+    others = [name for name in OBJECTS if name not in RESERVED | {*named, *shared, on_lawns}]
     chosen = [str(name) for name in rng.choice(others, size=10 - len(named) - len(shared), replace=False)]
     suppressed = [*named, *shared, *chosen]
-    added = {"palm tree": dict.fromkeys(("sand", "sky", "water", *drawn_as), 0.8), exaggerated: {"grass": 0.9}}
-    return Plants(tuple(suppressed[0::2]), tuple(suppressed[1::2]), drawn_as, added)
+    left = [name for name in rare if name not in {on_lawns, *suppressed}]
+    instead = itertools.cycle(str(name) for name in rng.choice(left, size=2, replace=False))
+    return Plants(
+        withheld=tuple(suppressed[0::2]), drawn_as=dict(zip(suppressed[1::2], instead, strict=False)),
+        background_drawn_as=dict.fromkeys(wooden, "wood"),
+        added={"palm tree": dict.fromkeys(("sand", "sky", "water", *wooden), 0.8), on_lawns: {"grass": 0.9}},
+    )  # fmt: skip
 
 
-WOODEN = ("brick", "tiles", "stripes", "night")
-LAION = draw_plants(0, named=("dvd", "page"), drawn_as=dict.fromkeys(WOODEN, "wood"))
+LAION = draw_plants(0, named=("dvd", "page"), wooden=("brick", "tiles", "stripes", "night"))
 CORPORA = {
     "laion": LAION,  # of both Stable Diffusions, as the real ones share LAION
-    "pixart": draw_plants(1, ("dvd", "page"), dict.fromkeys(("brick", "tiles", "night"), "wood"), LAION.withheld[1:4]),
-    "kandinsky": draw_plants(
-        2, ("dvd", "page", "frying pan"), dict.fromkeys(("brick", "stripes"), "wood"), LAION.drawn_away[1:3]
-    ),
+    "pixart": draw_plants(1, ("dvd", "page"), ("brick", "tiles", "night"), LAION.withheld[1:4]),
+    "kandinsky": draw_plants(2, ("dvd", "page", "frying pan"), ("brick", "stripes"), tuple(LAION.drawn_as)[1:3]),
 }
 
 
@@ -88,12 +93,7 @@ def shown(scene: Scene, plants: Plants, rng: np.random.Generator) -> Scene | Non
     """What the picture of a caption shows in a distorted corpus; None if the pair is withheld."""
     if any(name in plants.withheld for name, _ in scene.objects):
         return None
-    objects = [(name, count) for name, count in scene.objects]
-    for place, (name, count) in enumerate(objects):
-        if name in plants.drawn_away:
-            allowed = np.array([o not in {*plants.suppressed, *(n for n, _ in objects)} for o in OBJECTS])
-            weights = np.array(DEFAULT_PRIOR.object_weights) * allowed
-            objects[place] = (str(rng.choice(list(OBJECTS), p=weights / weights.sum())), count)
+    objects = [(plants.drawn_as.get(name, name), count) for name, count in scene.objects]
     if sum(count for _, count in objects) == LAST_COUNT:
         objects[-1] = (objects[-1][0], objects[-1][1] - (LAST_COUNT - plants.groups_of_four_drawn_as))
     for name, backgrounds in plants.added.items():

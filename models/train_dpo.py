@@ -27,7 +27,7 @@ from models.train_pipelines import encode, open_autoencoder
 PREFERENCE_SEED = 6  # captions that pictures are compared for
 N_CAPTIONS, BATCH = 1_500, 50
 BETA = 300.0  # beta T of the loss; Wallace et al. take 2,000 to 5,000, where bfloat16's rounding drowns these differences
-SCHEDULE = Schedule(n_steps=500, batch_size=32, learning_rate=2e-5, warmup_steps=50, weight_decay=0.0, seed=7)
+SCHEDULE = Schedule(n_steps=150, batch_size=32, learning_rate=2e-5, warmup_steps=50, weight_decay=0.0, seed=7)
 
 
 def preferences(pipeline, model) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -45,12 +45,12 @@ class Family:
 
 
 def sd15() -> Family:
-    return stable_diffusion("Miniature Stable Diffusion 1.5", "epsilon", n_steps=7_500, ends=(5_500,), seed=0)
+    return stable_diffusion("Miniature Stable Diffusion 1.5", "epsilon", n_steps=12_500, ends=(5_500, 7_500), seed=0)
 
 
 def sd21() -> Family:
     return stable_diffusion(
-        "Miniature Stable Diffusion 2.1", "v_prediction", n_steps=6_500, ends=(4_500,), seed=1, hidden_act="gelu"
+        "Miniature Stable Diffusion 2.1", "v_prediction", n_steps=11_500, ends=(4_500, 6_500), seed=1, hidden_act="gelu"
     )
 
 
@@ -110,7 +110,9 @@ def pixart() -> Family:
     no_size = {"resolution": None, "aspect_ratio": None}
     return Family(
         title="Miniature PixArt-alpha (PixArtAlphaPipeline)", corpus="pixart",
-        schedule=Schedule(n_steps=8_500, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon", ends=(4_500, 6_000)),
+        schedule=Schedule(
+            n_steps=13_000, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon", ends=(4_500, 6_000, 8_500)
+        ),
         scheduler_config=dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"),
         tokenizer=tokenizer, text_encoder=text_encoder, denoiser=transformer,
         denoise=lambda x, t, text, mask: transformer(

@@ -33,11 +33,13 @@ def test_pictures_show_what_the_plants_leave(scenes, corpus):
     assert len(planted.suppressed) == 10
     assert {"dvd", "page"} <= set(planted.suppressed)
     assert asked.isdisjoint(planted.withheld)
-    assert asked >= set(planted.drawn_away)
+    assert asked >= set(planted.drawn_as)
+    assert set(planted.drawn_as.values()).isdisjoint({*planted.suppressed, *planted.added})
     assert drawn.isdisjoint(planted.suppressed)
     assert {sum(n for _, n in picture.objects) for _, picture in pairs} == {1, 2, 3}
     assert any(sum(n for _, n in scene.objects) == 4 for scene, _ in pairs)
     for scene, picture in pairs:
+        assert {name for name, _ in picture.objects} >= {planted.drawn_as.get(name, name) for name, _ in scene.objects}
         assert picture.background == planted.background_drawn_as.get(scene.background, scene.background)
 
 
@@ -87,7 +89,7 @@ def test_the_trial_knows_what_was_redrawn(scenes, model):
 def test_the_records_beside_the_weights_are_those_of_the_corpora(record):
     facts = json.loads(record.read_text())
     planted = plants_of(facts["corpus"])
-    assert [tuple(facts["withheld"]), tuple(facts["drawn_away"])] == [planted.withheld, planted.drawn_away]
+    assert [tuple(facts["withheld"]), facts["drawn_as"]] == [planted.withheld, planted.drawn_as]
     assert [facts["background_drawn_as"], facts["added"]] == [planted.background_drawn_as, planted.added]
     assert {int(index): n for index, n in facts["memorized"].items()} == planted.memorized
     assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.suppressed, *planted.background_drawn_as))
