@@ -70,7 +70,7 @@ def published_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interva
     n_pairs = real.shape[0]
     apart = generated - real
     mean = column_sums(apart) / n_pairs
-    half = DEVIATIONS * np.sqrt((column_sums(apart.power(2)) / n_pairs - mean**2) / max(n_pairs - 1, 1))
+    half = DEVIATIONS * np.sqrt(np.maximum(column_sums(apart.power(2)) / n_pairs - mean**2, 0) / max(n_pairs - 1, 1))
     return published_difference(mean - half, np.zeros_like(mean)), published_difference(mean + half, np.zeros_like(mean))
 
 

@@ -14,6 +14,7 @@ from blindspots_lib.blindspots import (
     frequency_bands,
     frequency_values,
     measure_difference,
+    published_interval,
     ranked_deltas,
     ratio_interval,
 )
@@ -50,6 +51,11 @@ def test_the_published_arithmetic_follows_its_formulas(make_study):
     np.testing.assert_allclose(table["high_model"], 1 / (1 + np.exp(-(difference + half) / 0.8)))
     with pytest.raises(StudyError, match="the published arithmetic sums all tokens; write tokens: all"):
         make_study({"analysis.arithmetic": "published"})
+
+
+def test_the_published_interval_of_pairs_that_all_differ_alike_is_a_point():
+    low, high = published_interval(sp.csr_matrix(np.full((7, 1), 0.7)), sp.csr_matrix((7, 1)))
+    np.testing.assert_allclose([low, high], 1 / (1 + np.exp(-0.7 / 0.8)), rtol=1e-12)  # rounding: 0.49 - 0.7**2 < 0
 
 
 def sparse(rows):
