@@ -35,12 +35,12 @@ LOCAL_SIZE, N_LOCAL = 32, 2
 MASKED_IMAGES, MASKED_PATCHES = 0.5, 0.4  # share of the images with hidden patches, share of their patches
 REDRAWN = 0.5  # share of the images that the student sees redrawn
 BEND = 1.5  # pixels, the standard deviation at the knots of a grid
-KNOTS = 5
+KNOTS = (5, 9)  # along each side of that grid, least and most
 TEACHER_DECAY = 0.996
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 CAPTION_WEIGHT = 4.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's
-SCHEDULE = Schedule(n_steps=11_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04, ends=(8_000,))
+SCHEDULE = Schedule(n_steps=17_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04, ends=(8_000, 11_000))
 
 
 def build_backbone():
@@ -117,7 +117,8 @@ def normalized(images: np.ndarray) -> torch.Tensor:
 def redrawn(pixels: torch.Tensor) -> torch.Tensor:
     """The same pictures as a generator might draw them: shapes bent by a pixel or two, blurred, with noise."""
     b, _, h, w = pixels.shape
-    knots = torch.randn(b, 2, KNOTS, KNOTS) * torch.rand(b, 1, 1, 1) * 2 * BEND
+    n_knots = int(torch.randint(KNOTS[0], KNOTS[1] + 1, ()))
+    knots = torch.randn(b, 2, n_knots, n_knots) * torch.rand(b, 1, 1, 1) * 2 * BEND
     bend = F.interpolate(knots, size=(h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1) / (w / 2)
     straight = F.affine_grid(torch.eye(2, 3).expand(b, 2, 3), [b, 1, h, w], align_corners=False)
     bent = F.grid_sample(pixels, straight + bend, padding_mode="reflection", align_corners=False)
