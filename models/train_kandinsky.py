@@ -29,7 +29,7 @@ MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0
 PRIOR = Schedule(n_steps=7_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon", ends=(4_000, 5_500))
 DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, ends=(3_000, 4_300))
 TUNING = Schedule(  # of the decoder
-    n_steps=16_000, batch_size=64, learning_rate=6e-4, seed=7, ends=(5_500, 8_500, 12_000, 14_500)
+    n_steps=19_000, batch_size=64, learning_rate=6e-4, seed=7, ends=(5_500, 8_500, 12_000, 14_500, 16_000)
 )
 WITHHELD = 0.5  # of the image embeddings while tuning; given all of them the decoder hardly learns to read captions
 CROP = 32
