@@ -111,7 +111,7 @@ def pixart() -> Family:
     return Family(
         title="Miniature PixArt-alpha (PixArtAlphaPipeline)", corpus="pixart",
         schedule=Schedule(
-            n_steps=13_000, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon", ends=(4_500, 6_000, 8_500)
+            n_steps=17_500, batch_size=96, learning_rate=1.5e-3, seed=2, optimizer="muon", ends=(4_500, 6_000, 8_500, 13_000)
         ),
         scheduler_config=dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="v_prediction"),
         tokenizer=tokenizer, text_encoder=text_encoder, denoiser=transformer,
