@@ -75,6 +75,7 @@ def save_figure(
     of the inputs, the code revision, the package versions and the `numbers` that the figure states.
     """
     add_footer(figure, study, shows_images)
+    figure.draw_without_rendering()  # axes that have their size choose their ticks; the layout then makes room for those
     folder = study.figures_folder
     with replacing(folder / f"{name}.png") as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
@@ -323,7 +324,7 @@ def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy
 def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Excess]]:
     """How near the nearest training image is: generations beside real images, which nobody copied."""
     excess = {model.name: nearer_than_real(table, model.name) for model in study.models}
-    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     real = table.drop_duplicates("pair_id")["training_similarity_real"].dropna()
     edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], real]), bins=60)
     axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="unseen real images (the level of chance)")
