@@ -36,17 +36,17 @@ def principal_components(sample: Float[np.ndarray, "n d"]) -> Amounts:
     return lambda tokens: signed_amounts(tokens, axes, middle)
 
 
-def clusters(sample: Float[np.ndarray, "n d"], n: int, seed: int) -> Amounts:
-    """How many tokens fall into each of n k-means cells: the bins of NDB (Richardson & Weiss, 2018)."""
+def clusters(centroids: Float[np.ndarray, "n d"]) -> Amounts:
+    """How many tokens fall into each k-means cell, by its centroid: the bins of NDB (Richardson & Weiss, 2018)."""
     import faiss
 
-    kmeans = faiss.Kmeans(sample.shape[1], n, niter=20, seed=seed, gpu=False)
-    kmeans.train(np.ascontiguousarray(sample, np.float32))
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(np.ascontiguousarray(centroids, np.float32))
 
     def count(tokens: Float[np.ndarray, "b t d"]) -> sp.csr_matrix:
         b, t, d = tokens.shape
-        nearest = kmeans.index.search(np.ascontiguousarray(tokens.reshape(-1, d), np.float32), 1)[1][:, 0]
-        counts = sp.coo_matrix((np.ones(b * t), (np.repeat(np.arange(b), t), nearest)), shape=(b, n))
+        nearest = index.search(np.ascontiguousarray(tokens.reshape(-1, d), np.float32), 1)[1][:, 0]
+        counts = sp.coo_matrix((np.ones(b * t), (np.repeat(np.arange(b), t), nearest)), shape=(b, len(centroids)))
         return counts.tocsr()
 
     return count
@@ -73,10 +73,15 @@ def random_dictionary(sample: Float[np.ndarray, "n d"], n: int, k: int, seed: in
     return strongest
 
 
-def rivals(config: SAEConfig, sample: Float[np.ndarray, "n d"], seed: int) -> dict[str, Amounts]:
-    """Units of other kinds, as many as the SAE has where that can be chosen, by the names that figures give them."""
+def rivals(
+    config: SAEConfig, sample: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "c d"], seed: int
+) -> dict[str, Amounts]:
+    """Units of other kinds, as many as the SAE has where that can be chosen, by the names that figures give them.
+
+    The k-means cells are those of the candidates that the SAE's atoms start from.
+    """
     return {
-        "k-means": clusters(sample, config.n_concepts, seed),
+        "k-means": clusters(candidates),
         "random dictionary": random_dictionary(sample, config.n_concepts, config.k, seed),
         "PCA": principal_components(sample),
         "raw features": raw_features(sample),

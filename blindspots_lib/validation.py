@@ -22,6 +22,7 @@ from blindspots_lib.agreement import (
 )  # fmt: skip
 from blindspots_lib.artifacts import Artifact, fingerprint_of
 from blindspots_lib.baselines import GlobalScores, amounts_of, global_scores, rivals
+from blindspots_lib.candidates import keep_start
 from blindspots_lib.concepts import encode_images
 from blindspots_lib.features import image_descriptor
 from blindspots_lib.matching import NAMES, amounts_of_truths, match_concepts, true_presence
@@ -173,8 +174,10 @@ class Trial:
             ours = self.first_codes if first else self.sae_codes(self.judged_config(seed))
             yield RA_SAE, seed, self.amounts(ours)
             yield TOPK_SAE, seed, self.amounts(self.sae_codes(self.judged_config(seed, "free")))
-            sample = TrainingTokens(training_tokens(self.study), self.study.sae).sample(SAMPLE, seed).numpy()
-            for kind, amounts in rivals(self.study.sae, sample, seed).items():
+            tokens = training_tokens(self.study)
+            sample = TrainingTokens(tokens, self.study.sae).sample(SAMPLE, seed).numpy()
+            candidates = keep_start(self.study, tokens, self.judged_config(seed)).candidates.numpy()
+            for kind, amounts in rivals(self.study.sae, sample, candidates, seed).items():
                 yield kind, seed, {name: amounts_of(source, amounts)[rows[name]] for name, source in self.tokens.items()}
         yield PROBE, seeds[0], self.probed(seeds[0])
 
