@@ -39,7 +39,7 @@ def over_seeds(values: Iterable[float], lowest: float = -np.inf, highest: float 
 class Detection(NamedTuple):
     """How well a ranking of concepts puts the planted ones first; nan throughout where nothing is planted."""
 
-    average_precision: float
+    ap: float  # average precision
     recall: float  # of the planted, beyond the threshold
     precision: float  # of those beyond the threshold, planted; nan if none is
 
@@ -63,14 +63,13 @@ def detection_table(
     change: Mapping[str, pd.Series],
     analysis: Analysis,
 ) -> pd.DataFrame:
-    """One row a kind of units, seed, model and side.
+    """One row a kind of units, seed, model and side; `ap`, `recall` and `precision` four times, by what is ranked.
 
-    `average_precision`, `recall` and `precision` are over the units that stand for a true concept. `ap_of_truths` and
-    `ap_of_objects` are over all true concepts, or the objects among them, each by the units that stand for it together, so that
-    kinds which represent much or little, in few units or many, are judged alike; `ap_of_found` is over the objects that some
-    unit stands for.
-    `found_share` is the share of the planted that some unit stands for; `oracle_rho` the rank correlation with the true change,
-    over all true concepts; `flagged_share` is of all units.
+    `_of_objects` and `_of_truths`: the objects, or all true concepts, each by the units that stand for it together, so that
+    kinds which represent much or little, in few units or many, are judged alike. `_of_found`: the objects that some unit
+    stands for. `_of_units`: the units that stand for a true concept, each counted.
+    `found_share` is the share of the planted that some unit stands for; `oracle_rho` the rank correlation with the true change
+    over all true concepts, `oracle_rho_unplanted` over those that nobody planted; `flagged_share` is of all units.
     """
     return pd.DataFrame(detection_rows(units, truths, planted, change, analysis))
 
@@ -81,20 +80,26 @@ def detection_rows(units, truths, planted, change, analysis: Analysis) -> Iterat
     for (kind, seed, model), group in units.groupby(["kind", "seed", "model"], sort=False):
         sides = planted[model]
         deltas = best[kind, seed, model].reindex(sides.index)
-        objects = deltas.index.isin(list(OBJECTS))
         matched = group[group["truth"] != ""]
+        objects = sides.index.isin(list(OBJECTS))
+        found = objects & sides.index.isin(matched["truth"])
+        ranked = {  # of what -> delta and the side it is planted on
+            "objects": (deltas[objects], sides[objects]), "truths": (deltas, sides), "found": (deltas[found], sides[found]),
+            "units": (matched["delta"], matched["planted"]),
+        }  # fmt: skip
         flagged = (group["delta"] < analysis.suppressed_below) | (group["delta"] > analysis.exaggerated_above)
         for side, threshold in thresholds.items():
-            wanted = (sides == side).to_numpy()
-            found = objects & deltas.index.isin(matched["truth"])
-            over = {"ap_of_truths": np.ones_like(wanted), "ap_of_objects": objects, "ap_of_found": found}
+            wanted = sides.index[sides == side]
+            measured = {
+                of: detect(some.to_numpy(), (their_sides == side).to_numpy(), side, threshold)
+                for of, (some, their_sides) in ranked.items()
+            }
             yield {
                 "kind": kind, "seed": seed, "model": model, "side": side,
-                **detect(matched["delta"].to_numpy(), (matched["planted"] == side).to_numpy(), side, threshold)._asdict(),
-                **{name: detect(deltas[some].to_numpy(), wanted[some], side, threshold).average_precision
-                   for name, some in over.items()},
-                "found_share": float(sides.index[wanted].isin(matched["truth"]).mean()) if wanted.any() else np.nan,
+                **{f"{name}_of_{of}": value for of, measures in measured.items() for name, value in measures._asdict().items()},
+                "found_share": float(wanted.isin(matched["truth"]).mean()) if len(wanted) else np.nan,
                 "oracle_rho": deltas.corr(change[model], method="spearman"),
+                "oracle_rho_unplanted": deltas[sides == ""].corr(change[model], method="spearman"),
                 "n_units": len(group), "n_matched": len(matched), "flagged_share": float(flagged.mean()),
             }  # fmt: skip
 

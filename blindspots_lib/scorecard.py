@@ -5,14 +5,20 @@ import pandas as pd
 
 from blindspots_lib.artifacts import write_json
 from blindspots_lib.blindspots import distribution_shape, ranked_deltas
-from blindspots_lib.measures import Measure, auroc, copy_scores, over_seeds, precision_at_false_positives, resampled
+from blindspots_lib.measures import (
+    SIDES,
+    Detection,
+    Measure,
+    auroc,
+    copy_scores,
+    over_seeds,
+    precision_at_false_positives,
+    resampled,
+)  # fmt: skip
 from blindspots_lib.validation import RA_SAE, Trial
 
 HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
-BY_SEED = {  # measure, "suppressed_" or "exaggerated_" before it -> column of the detection table
-    "ap": "average_precision", "recall": "recall", "precision": "precision", "ap_of_truths": "ap_of_truths",
-    "ap_of_objects": "ap_of_objects", "ap_of_found": "ap_of_found", "found_share": "found_share",
-}  # fmt: skip
+RANKED = {"": "objects", "_of_truths": "truths", "_of_found": "found", "_of_units": "units"}  # end of a measure -> of what
 COPY_SCORES = {  # what could tell a copy -> its measures' first word
     "distance in place": "memorization", "energy distance": "memorization_energy",
     "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
@@ -35,15 +41,18 @@ def scorecard(trial: Trial) -> Card:
 
 
 def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) -> dict[str, Measure]:
+    """Of each side: `ap`, `recall` and `precision` over objects, and over more with another end; see `detection_table`."""
     rows = detection[(detection["kind"] == kind) & (detection["model"] == model)]
-    sides = {side: group for side, group in rows.groupby("side", sort=False)}
+    columns = {f"{name}{end}": f"{name}_of_{of}" for end, of in RANKED.items() for name in Detection._fields}
+    columns |= {"found_share": "found_share"}
     measures = {
-        f"{side}_{name}": over_seeds(group[column], 0.0, 1.0) for side, group in sides.items() for name, column in BY_SEED.items()
+        f"{side}_{name}": over_seeds(group[column], 0.0, 1.0)
+        for side, group in rows.groupby("side", sort=False)
+        for name, column in columns.items()
     }
-    first = sides["suppressed"]
-    return measures | {
-        "oracle_rho": over_seeds(first["oracle_rho"], -1.0, 1.0), "flagged_share": over_seeds(first["flagged_share"], 0.0, 1.0),
-    }  # fmt: skip
+    lowest = {"oracle_rho": -1.0, "oracle_rho_unplanted": -1.0, "flagged_share": 0.0}
+    once = rows[rows["side"] == SIDES[0]]  # the same on both sides
+    return measures | {name: over_seeds(once[name], low, 1.0) for name, low in lowest.items()}
 
 
 def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from blindspots_lib.measures import SIDES, Measure, over_seeds
 from blindspots_lib.plotting import GRADIENT, INK, QUIET, model_colour, panels
+from blindspots_lib.scenes import OBJECTS
 from blindspots_lib.scorecard import COPY_SCORES, HIGH_DISCREPANCY
 from blindspots_lib.validation import RA_SAE, Trial
 
@@ -32,11 +33,11 @@ def draw_dots(axis: Axes, names: Sequence[str], measures: Sequence[Measure], off
 def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
     """Average precision of the instrument and of its rivals, a panel a model with plants; intervals over seeds.
 
-    Filled: over all true concepts; hollow: over the objects among them. Dotted: a random order of all.
+    Filled: over the objects; hollow: over all true concepts. Dotted: a random order of the objects.
     """
     models = [model for model in trial.study.models if trial.planted[model.name].suppressed]
     kinds = list(detection["kind"].unique())
-    marks = {"ap_of_truths": ("full", "all true concepts"), "ap_of_objects": ("none", "objects")}
+    marks = {"ap_of_objects": ("full", "objects"), "ap_of_truths": ("none", "all true concepts")}
     figure, axes = panels(len(models), width=4.4, height=4.2)
     for axis, model in zip(axes, models, strict=True):
         for side, place in zip(SIDES, (-0.2, 0.2), strict=True):
@@ -47,7 +48,7 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
                 draw_dots(axis, kinds, measures, place + shift, label=f"planted as {side}, {over}", **style)
             axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
         axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
-        axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision over true concepts")
+        axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
@@ -58,8 +59,8 @@ def precision_of(values: pd.Series) -> Measure:
 
 
 def chance(trial: Trial, model: str, side: str) -> float:
-    """Average precision of a random order: the share of the planted."""
-    return float((trial.sides[model] == side).mean())
+    """Average precision of a random order of the objects: the share of the planted."""
+    return float((trial.sides[model][list(OBJECTS)] == side).mean())
 
 
 def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> Figure:
@@ -120,18 +121,18 @@ def plot_noise(trial: Trial) -> Figure:
 
 
 def plot_ablations(trial: Trial, table: pd.DataFrame) -> Figure:
-    """Average precision of each variant, mean over the models with plants, the models as faint dots."""
+    """Average precision over objects of each variant, mean over the models with plants, the models as faint dots."""
     names = list(dict.fromkeys(zip(table["varied"], table["kind"], strict=True)))
     figure, axes = plt.subplots(1, 2, figsize=(10, 0.36 * len(names) + 1.1), sharey=True, layout="constrained")
     for axis, side in zip(axes, SIDES, strict=True):
-        rows = table[(table["side"] == side) & table["ap_of_truths"].notna()]
+        rows = table[(table["side"] == side) & table["ap_of_objects"].notna()]
         for place, (varied, kind) in enumerate(names):
-            values = rows.loc[(rows["varied"] == varied) & (rows["kind"] == kind), "ap_of_truths"]
+            values = rows.loc[(rows["varied"] == varied) & (rows["kind"] == kind), "ap_of_objects"]
             axis.plot(values, [place] * len(values), SIDE_MARKS[side], color=SIDE_COLOURS[side], alpha=0.3, markersize=4)
             axis.plot(values.mean(), place, SIDE_MARKS[side], color=SIDE_COLOURS[side], markersize=7)
-        own = rows.loc[rows["varied"] == names[0][0], "ap_of_truths"].mean()
+        own = rows.loc[rows["varied"] == names[0][0], "ap_of_objects"].mean()
         axis.axvline(own, color=QUIET, linestyle=":", linewidth=1)
-        axis.set(xlim=(0, 1.02), xlabel="average precision over true concepts", title=side)
+        axis.set(xlim=(0, 1.02), xlabel="average precision over objects", title=side)
     axes[0].set_yticks(range(len(names)), [kind if varied == "as it is" else f"{varied}: {kind}" for varied, kind in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     return figure

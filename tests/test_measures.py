@@ -19,7 +19,7 @@ from blindspots_lib.parts import Analysis
 def test_detection_worked_out_by_hand():
     deltas, planted = np.array([0.05, 0.2, 0.08, 0.5, np.nan]), np.array([True, True, False, False, False])
     found = detect(deltas, planted, "suppressed", 0.1)  # planted at ranks 1 and 3: (1 + 2/3) / 2
-    assert found.average_precision == pytest.approx(5 / 6)
+    assert found.ap == pytest.approx(5 / 6)
     assert (found.recall, found.precision) == (0.5, 0.5)
     mirrored = detect(1 - deltas, planted, "exaggerated", 0.9)
     assert mirrored == found
@@ -42,7 +42,7 @@ def test_the_detection_table_worked_out_by_hand():
         best, {"m": planted}, {"m": change}, Analysis(),
     ).set_index("side")  # fmt: skip
     suppressed, exaggerated = table.loc["suppressed"], table.loc["exaggerated"]
-    assert suppressed["average_precision"] == pytest.approx((1 + 2 / 3) / 2)  # of the units: dvd, cat, dvd, ...
+    assert suppressed["ap_of_units"] == pytest.approx((1 + 2 / 3) / 2)  # dvd, cat, dvd, ...
     # of the true concepts: cat .05, dvd .1, wood .2, page unknown, so .5, dog .6
     assert suppressed["ap_of_truths"] == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert suppressed["ap_of_objects"] == pytest.approx((1 / 2 + 2 / 3) / 2)
@@ -51,12 +51,14 @@ def test_the_detection_table_worked_out_by_hand():
     assert np.isnan(exaggerated["ap_of_objects"])
     assert np.isnan(exaggerated["ap_of_found"])
     assert suppressed["found_share"] == 0.5
-    assert (suppressed["recall"], suppressed["precision"]) == (0.5, 0.5)
-    assert (exaggerated["average_precision"], exaggerated["found_share"]) == (1.0, 1.0)
+    assert (suppressed["recall_of_units"], suppressed["precision_of_units"]) == (0.5, 0.5)
+    assert (suppressed["recall_of_objects"], suppressed["precision_of_objects"]) == (0.0, 0.0)  # below .1: the cat alone
+    assert (exaggerated["ap_of_units"], exaggerated["found_share"]) == (1.0, 1.0)
     assert suppressed["flagged_share"] == pytest.approx(4 / 6)
     assert (suppressed["n_units"], suppressed["n_matched"]) == (6, 5)
     # known: dvd .1, wood .2, cat .05, dog .6 against 0, .9, .5, .4: ranks 2 3 1 4 and 1 4 3 2
     assert suppressed["oracle_rho"] == pytest.approx(1 - 6 * (1 + 1 + 4 + 4) / (4 * 15))
+    assert suppressed["oracle_rho_unplanted"] == pytest.approx(-1)  # cat .05, dog .6 against .5 and .4
 
 
 def test_the_true_change_is_that_of_the_frequency():

@@ -12,6 +12,7 @@ from blindspots_lib import notebooks, widgets
 from blindspots_lib.plan import trained_again
 from blindspots_lib.planted import planted_in
 from blindspots_lib.results import Results
+from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
 
 NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))]
@@ -84,24 +85,27 @@ def test_the_scorecard_says_of_units_what_the_tables_say(kept):
         for side, sign in (("suppressed", 1), ("exaggerated", -1)):
             known = [group[group["truth"] != ""] for group in seeds]
             if model.name == "perfect" or any((group["planted"] == side).sum() == 0 for group in known):
-                assert card[model.name][f"{side}_ap"]["value"] is None
+                assert card[model.name][f"{side}_ap_of_units"]["value"] is None
                 continue
             values = [
                 precision_by_hand(sign * group["delta"].to_numpy(), (group["planted"] == side).to_numpy()) for group in known
             ]
-            assert card[model.name][f"{side}_ap"]["value"] == pytest.approx(np.mean(values), rel=1e-3)
+            assert card[model.name][f"{side}_ap_of_units"]["value"] == pytest.approx(np.mean(values), rel=1e-3)
 
 
-def test_the_scorecard_says_of_true_concepts_what_the_tables_say(kept):
+@pytest.mark.parametrize(
+    ("measure", "among"), [("ap", list(OBJECTS)), ("ap_of_truths", [*OBJECTS, *BACKGROUNDS, "four objects"])]
+)
+def test_the_scorecard_says_of_true_concepts_what_the_tables_say(kept, measure, among):
     study, card, tables = kept
+    ours = tables["truths"][(tables["truths"]["kind"] == "RA-SAE") & tables["truths"]["truth"].isin(among)]
     for model in study.pipelines:
-        ours = tables["truths"][(tables["truths"]["kind"] == "RA-SAE") & (tables["truths"]["model"] == model.name)]
         for side, sign in (("suppressed", 1), ("exaggerated", -1)):
             by_seed = [
                 precision_by_hand(sign * group["delta"].fillna(0.5).to_numpy(), (group["planted"] == side).to_numpy())
-                for _, group in ours.groupby("seed")
+                for _, group in ours[ours["model"] == model.name].groupby("seed")
             ]
-            assert card[model.name][f"{side}_ap_of_truths"]["value"] == pytest.approx(np.mean(by_seed), rel=1e-3)
+            assert card[model.name][f"{side}_{measure}"]["value"] == pytest.approx(np.mean(by_seed), rel=1e-3)
 
 
 def test_the_scorecard_says_of_pairs_what_the_tables_say(kept):
