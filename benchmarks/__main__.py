@@ -18,7 +18,7 @@ from blindspots_lib.artifacts import code_revision, read_json, write_json
 from blindspots_lib.study import PROJECT_ROOT
 
 FOLDER = Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / "bench"
-SHOWN = PROJECT_ROOT / "figures" / "bench"  # what README shows of it
+SHOWN = PROJECT_ROOT / "figures" / "bench"  # what benchmarks/README.md shows of it
 
 
 def training_memory(n: int = 32_000) -> list[Row]:

@@ -1,4 +1,4 @@
-"""README states numbers of the committed figures; they must be the sidecars' numbers."""
+"""README and the pages that it leads to state numbers of the committed figures; they must be the sidecars' numbers."""
 
 import json
 import re
@@ -7,7 +7,11 @@ import pytest
 
 from blindspots_lib.study import PROJECT_ROOT, load_study
 
-README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (PROJECT_ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "studies/mini.md", "studies/README.md", "benchmarks/README.md", "figures/README.md")
+}
+README, MINI, BENCHMARKS = PAGES["README.md"], PAGES["studies/mini.md"], PAGES["benchmarks/README.md"]
 
 
 def numbers(figure):
@@ -24,37 +28,50 @@ MODELS = [model.name for model in load_study("mini").models]
 
 @pytest.mark.parametrize("model", MODELS)
 def test_numbers_are_those_of_the_figures(model):
-    assert interval(numbers("histograms")[model], "skewness", "+") in README
-    assert interval(numbers("frequency")[model], "r") in README
+    assert interval(numbers("histograms")[model], "skewness", "+") in MINI
+    assert interval(numbers("frequency")[model], "r") in MINI
     shared = {models: pair for models, pair in numbers("cross_model").items() if models.startswith("sd15~")}
     assert len(shared) == 2 * (len(MODELS) - 1)  # on the same pairs, and on disjoint ones
-    assert all(interval(pair, "r") in README for pair in shared.values())
-    assert f"{numbers('training_similarity')[model]['share']:.1%}".replace("%", " %") in README
+    assert all(interval(pair, "r") in MINI for pair in shared.values())
+    assert f"{numbers('training_similarity')[model]['share']:.1%}".replace("%", " %") in MINI
 
 
-ROWS = {  # measure -> what README calls it
-    "suppressed_ap_of_truths": "suppressed: average precision over all true concepts",
-    "suppressed_ap_of_objects": "… over the objects alone",
-    "suppressed_ap_of_found": "… over the objects that some concept stands for",
-    "suppressed_ap": "… over the concepts that stand for something",
-    "suppressed_recall": "… their recall at δ < 0.1",
+SHORT = {  # measure -> what README calls it
+    "suppressed_ap": "suppressed objects: average precision",
+    "exaggerated_ap": "exaggerated objects: average precision",
+    "oracle_rho": "rank correlation of δ with the true change",
+    "flagged_share": "concepts with δ < 0.1 or > 0.9",
+    "sure_share": "concepts whose interval leaves out 0.5 (chance: 0.05)",
+    "memorization_auroc": "copies: area under the ROC curve",
+    "noise_auroc": "wrong captions: area under the ROC curve",
+}
+WHOLE = {  # measure -> what studies/mini.md calls it
+    "suppressed_ap": "suppressed: average precision over objects",
+    "suppressed_ap_of_truths": "… over all true concepts",
+    "suppressed_ap_of_units": "… over the concepts that stand for something",
+    "suppressed_recall": "… recall of objects at δ < 0.1",
+    "suppressed_recall_of_units": "… recall of concepts at δ < 0.1",
+    "suppressed_precision_of_units": "… precision of concepts at δ < 0.1",
     "suppressed_found_share": "… share of the planted that some concept stands for",
-    "exaggerated_ap_of_truths": "exaggerated: average precision over all true concepts",
-    "exaggerated_ap_of_objects": "… over the objects alone",
-    "exaggerated_ap_of_found": "… over the objects that some concept stands for",
-    "exaggerated_ap": "… over the concepts that stand for something",
-    "exaggerated_recall": "… their recall at δ > 0.9",
+    "exaggerated_ap": "exaggerated: average precision over objects",
+    "exaggerated_ap_of_truths": "… over all true concepts",
+    "exaggerated_ap_of_units": "… over the concepts that stand for something",
+    "exaggerated_recall": "… recall of objects at δ > 0.9",
     "exaggerated_found_share": "… share of the planted that some concept stands for",
     "oracle_rho": "rank correlation of δ with the true change",
+    "oracle_rho_unplanted": "… among what nobody planted",
     "flagged_share": "concepts with δ < 0.1 or > 0.9",
     "sure_share": "concepts whose interval leaves out 0.5 (chance: 0.05)",
     "memorization_auroc": "copies: area under the ROC curve, by codes in place",
     "memorization_untouched_auroc": "… against pairs that were not redrawn either",
-    "memorization_energy_auroc": "… by energies",
+    "memorization_energy_auroc": "… by energies, ‖ξ(x′) − ξ(x)‖",
+    "memorization_datapoint_auroc": "… by the paper's datapoint difference",
     "memorization_neighbour_auroc": "… by the nearest training image",
+    "memorization_both_auroc": "… by codes in place and the nearest together",
     "memorization_precision": "… precision at 1 % false positives, by codes in place",
+    "memorization_neighbour_precision": "… by the nearest training image",
     "noise_share": "pairs of high discrepancy: share with a wrong caption",
-    "noise_auroc": "… told by caption–image agreement, area under ROC",
+    "noise_auroc": "… told by caption–image agreement, area under the ROC curve",
     "frechet_distance": "Fréchet distance",
     "precision": "precision",
     "recall": "recall",
@@ -63,10 +80,12 @@ ROWS = {  # measure -> what README calls it
 }
 
 
-@pytest.mark.parametrize(("measure", "row"), ROWS.items())
-def test_the_scorecard_is_that_of_the_figures(measure, row):
+@pytest.mark.parametrize(
+    ("page", "measure", "row"), [*((README, *row) for row in SHORT.items()), *((MINI, *row) for row in WHOLE.items())]
+)
+def test_the_scorecard_is_that_of_the_figures(page, measure, row):
     card = json.loads((PROJECT_ROOT / "figures" / "mini" / "scorecard.json").read_text())
-    assert f"| {row} | {' | '.join(told(card[model][measure]) for model in MODELS)} |\n" in README
+    assert f"| {row} | {' | '.join(told(card[model][measure]) for model in MODELS)} |\n" in page
 
 
 def told(entry):
@@ -85,11 +104,11 @@ def test_quality_is_that_of_the_cards(model):
     )  # fmt: skip
     shares = [re.search(rf"^\| {row}, by the oracle \| (.*?);", card, re.M)[1] for row in rows]
     label = load_study("mini").model(model).label
-    assert re.search(rf"^\| {label} \| [^|]* \| {re.escape(' | '.join(shares))} \|$", README, re.M)
+    assert re.search(rf"^\| {label} \| [^|]* \| {re.escape(' | '.join(shares))} \|$", MINI, re.M)
 
 
 def measured(entry: dict) -> str:
-    """A row of figures/bench/ratios.json as README states it."""
+    """A row of figures/bench/ratios.json as benchmarks/README.md states it."""
     forms = {"x": ("{:.1f}", "×"), "GB": ("{:.2f}", " GB"), "R2": ("{:+.3f}", ""), "times": ("{:.2f}", " times")}
     form, unit = forms[entry["unit"]]
     text = form.format(entry["median"]) + unit
@@ -101,7 +120,7 @@ def measured(entry: dict) -> str:
 def test_ratios_are_those_that_were_measured():
     table = json.loads((PROJECT_ROOT / "figures" / "bench" / "ratios.json").read_text())
     marks = ("×", " GB |", "R²", " times |")
-    rows = [line for line in README.splitlines() if line.startswith("| ") and any(mark in line for mark in marks)]
+    rows = [line for line in BENCHMARKS.splitlines() if line.startswith("| ") and any(mark in line for mark in marks)]
     stated = [entry for entry in table.values() if entry["unit"] != "exponent" and entry["bar"] is not None]
     assert len(stated) >= 10
     assert [entry for entry in stated if not any(measured(entry) in row for row in rows)] == []
@@ -109,10 +128,11 @@ def test_ratios_are_those_that_were_measured():
 
 def test_stability_is_that_of_the_figure():
     for entry in numbers("stability").values():
-        assert f"{entry['mean_cosine_mean']:.2f}" in README
+        assert f"{entry['mean_cosine_mean']:.2f}" in MINI
 
 
-def test_every_link_to_a_file_leads_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'(?:src|href)="([^"]+)"', README)
-    assert len(links) > 10
-    assert [link for link in links if not (PROJECT_ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_leads_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]) + re.findall(r'(?:src|href)="([^"]+)"', PAGES[page])
+    assert links
+    assert [link for link in links if not (PROJECT_ROOT / page).parent.joinpath(link).exists()] == []
