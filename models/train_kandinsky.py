@@ -31,9 +31,7 @@ DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, end
 TUNING = Schedule(  # of the decoder
     n_steps=19_000, batch_size=64, learning_rate=6e-4, seed=7, ends=(5_500, 8_500, 12_000, 14_500, 16_000)
 )
-LAST = Schedule(n_steps=2_200, batch_size=64, learning_rate=4e-4, seed=8)  # like TUNING, but for which pairs are drawn
-WITHHELD = 0.5  # of the image embeddings from TUNING on; given all of them the decoder hardly learns to read captions
-TWO_KINDS = 2  # how many times as often LAST draws captions of two kinds of objects, one of which the decoder tends to forget
+WITHHELD = 0.5  # of the image embeddings while tuning; given all of them the decoder hardly learns to read captions
 CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
@@ -191,15 +189,12 @@ def train_decoder() -> None:
     embeddings = image_embeddings(clip, corpus.images)
     spread, nothing = embeddings.std(dim=0), no_image(clip)
     rows = np.repeat(np.arange(len(latents)), corpus.copies)
-    n_asked = {scene.caption: len(scene.objects) for scene in corpus_scenes()}  # kinds of objects
-    asks_two = np.array([n_asked[caption] > 1 for caption in corpus.captions])
-    more_of_two = np.repeat(np.arange(len(latents)), corpus.copies * np.where(asks_two, TWO_KINDS, 1))
     tokens = tokenizer([*corpus.captions, ""], padding="max_length", max_length=PADDED, return_tensors="pt")
     noising = DDPMScheduler(num_train_timesteps=1000, **NOISE)
     snr = noising.alphas_cumprod / (1 - noising.alphas_cumprod)
     weight = snr.clamp(max=SNR_CEILING) / snr
 
-    def loss_of_step(step, rng, schedule=DECODER, withheld=0.0, rows=rows):
+    def loss_of_step(step, rng, schedule=DECODER, withheld=0.0):
         b = schedule.batch_size
         pictures = torch.from_numpy(rng.choice(rows, size=b))
         dropped = torch.rand(b) < CAPTION_DROPOUT
@@ -220,8 +215,6 @@ def train_decoder() -> None:
     parts = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     seconds = fit("kandinsky-decoder", parts, DECODER, loss_of_step)
     seconds += fit("kandinsky-tuning", parts, TUNING, partial(loss_of_step, schedule=TUNING, withheld=WITHHELD))
-    last = partial(loss_of_step, schedule=LAST, withheld=WITHHELD, rows=more_of_two)
-    seconds += fit("kandinsky-last", parts, LAST, last)
     folder = MODELS_DIR / "kandinsky"
     sampler = DPMSolverMultistepScheduler(num_train_timesteps=1000, **NOISE, timestep_spacing="trailing")
     KandinskyPipeline(text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=sampler, movq=movq).to(
@@ -231,8 +224,7 @@ def train_decoder() -> None:
     write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
-        "steps": f"{DECODER.told()}; then {TUNING.told()}, {WITHHELD:.0%} of image embeddings withheld; then {LAST.told()}, "
-        f"captions of two kinds of objects {TWO_KINDS} times as often; MoVQ {MOVQ.n_steps:,}",
+        "steps": f"{DECODER.told()}; then {TUNING.told()}, {WITHHELD:.0%} of image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
         "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
     }, "draw anything but OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
 
