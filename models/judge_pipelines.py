@@ -23,14 +23,14 @@ from models.plants import LAST_COUNT
 from models.recipe import JUDGE_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
 from models.train_oracle import LABELS, truth_of
 
-N_CAPTIONS = 600
+N_CAPTIONS = 1_200
 BATCH = 50
 
 
 @torch.inference_mode()
 def verdicts(oracle, images: np.ndarray) -> np.ndarray:
     """The oracle's probability of every label: (n, labels)."""
-    return torch.cat([oracle(to_unit(part)).logits.sigmoid() for part in np.array_split(images, 8)]).numpy()
+    return torch.cat([oracle(to_unit(part)).logits.sigmoid() for part in np.array_split(images, 16)]).numpy()
 
 
 def shares_right(scores: np.ndarray, truth: np.ndarray, planted: Mapping) -> dict[str, str]:
@@ -91,7 +91,7 @@ def main() -> None:
         shares = shares_right(verdicts(oracle, images), truth, planted)
         facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}
         solver = f"{model.steps} solver steps, guidance {model.guidance:g}"
-        facts |= {"judged on": f"{N_CAPTIONS} captions, seed {JUDGE_SEED}; {solver}",
+        facts |= {"judged on": f"{N_CAPTIONS:,} captions, seed {JUDGE_SEED}; {solver}",
                   "images per second, CPU": f"{rate:.0f} ({torch.get_num_threads()} threads)"}  # fmt: skip
         add_to_card(MODELS_DIR / model.name, facts)
         print(model.label, facts)
