@@ -18,22 +18,22 @@ from blindspots_lib.tokens import TokenSource
 Amounts = Callable[[Float[np.ndarray, "b t d"]], sp.csr_matrix]  # patch tokens -> (b, units)
 
 
-def signed_amounts(tokens: Float[np.ndarray, "b t d"], directions: Float[np.ndarray, "d u"], middle: Float[np.ndarray, "d"]):
+def both_ways(along: Float[np.ndarray, "b t u"]) -> sp.csr_matrix:
     """Sums over tokens of what lies along each direction, forwards and backwards apart: (b, 2 u)."""
-    along = (tokens - middle) @ directions
     return sp.csr_matrix(np.concatenate([np.maximum(along, 0).sum(axis=1), np.maximum(-along, 0).sum(axis=1)], axis=1))
 
 
 def raw_features(sample: Float[np.ndarray, "n d"]) -> Amounts:
     """The backbone's own dimensions, centred."""
-    middle, identity = sample.mean(axis=0), np.eye(sample.shape[1], dtype=np.float32)
-    return lambda tokens: signed_amounts(tokens, identity, middle)
+    middle = sample.mean(axis=0)
+    return lambda tokens: both_ways(tokens - middle)
 
 
 def principal_components(sample: Float[np.ndarray, "n d"]) -> Amounts:
     """All principal axes of the tokens."""
     middle, (_, axes) = sample.mean(axis=0), np.linalg.eigh(np.cov(sample, rowvar=False))
-    return lambda tokens: signed_amounts(tokens, axes, middle)
+    axes = axes.astype(sample.dtype)
+    return lambda tokens: both_ways((tokens - middle) @ axes)
 
 
 def clusters(centroids: Float[np.ndarray, "n d"]) -> Amounts:
