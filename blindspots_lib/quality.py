@@ -72,13 +72,12 @@ def onto_simplex(rows: Float[Tensor, "r c"]) -> Float[Tensor, "r c"]:
 
 def hull_distance(points: Float[Tensor, "p d"], candidates: Float[Tensor, "c d"]) -> Float[Tensor, "p"]:
     """How far each point lies from the convex hull of the candidates, by accelerated projected gradient: never too small."""
-    gram, pull = candidates @ candidates.T, points @ candidates.T
     step = 1 / torch.linalg.eigvalsh(candidates.T @ candidates).amax()
     weights = F.one_hot(top_products(points, candidates, -candidates.square().sum(dim=1) / 2, 1).indices[:, 0], len(candidates))
     weights = ahead = weights.to(points.dtype)
     momentum = 1.0
     for _ in range(HULL_STEPS):
-        moved = onto_simplex(ahead - step * (ahead @ gram - pull))
+        moved = onto_simplex(ahead - step * (ahead @ candidates - points) @ candidates.T)
         faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = moved + (momentum - 1) / faster * (moved - weights)
         weights, momentum = moved, faster

@@ -95,11 +95,13 @@ def describe_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.Data
     """One row for each SAE that was trained: what it rebuilds, how sparsely, and how its living atoms lie."""
     sample = TrainingTokens(tokens, study.sae).sample(SAMPLE, study.sae.seed)
     started = {(run.start, run.number): run.artifact.folder for run in runs if run.kind == "RA-SAE"}
-    rows = []
+    described, rows = {}, []
     for run in runs:
-        candidates = load_sae(started[run.start, run.number]).dictionary.candidates
-        row = describe_sae(load_sae(run.artifact.folder), sample, candidates)
-        rows.append({"kind": run.kind, "start": run.start, "run": run.number} | row)
+        folder = run.artifact.folder
+        if folder not in described:  # run 0 of both starts is one
+            candidates = load_sae(started[run.start, run.number]).dictionary.candidates
+            described[folder] = describe_sae(load_sae(folder), sample, candidates)
+        rows.append({"kind": run.kind, "start": run.start, "run": run.number} | described[folder])
     return pd.DataFrame(rows)
 
 
