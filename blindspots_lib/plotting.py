@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -42,6 +43,7 @@ DELTA_LABELS = {
     "published": "energy difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / 0.8)",
 }
 FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
+NEIGHBOURS = 15  # of an atom on a map
 LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as shares of the map
 NAMED_FROM = 0.8  # area under the ROC curve from which a concept is named after the true concept that it matches
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
@@ -79,6 +81,7 @@ def save_figure(
     folder = study.figures_folder
     with replacing(folder / f"{name}.png") as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
+    figure.set_layout_engine("none")  # the PDF keeps what the PNG has found
     with replacing(folder / f"{name}.pdf") as partial:
         figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
     write_json(folder / f"{name}.json", {
@@ -140,10 +143,22 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
 
 
 def embed_dictionary(atoms: Float[np.ndarray, "k d"], seed: int) -> Float[np.ndarray, "k 2"]:
-    """UMAP of the atoms by cosine distance, on one thread so that the seed decides it."""
+    """UMAP of the atoms by cosine distance, from exact neighbours, on one thread so that the seed decides it."""
+    import torch
     import umap
 
-    return umap.UMAP(n_neighbors=15, min_dist=0.25, metric="cosine", random_state=seed, n_jobs=1).fit_transform(atoms)
+    from blindspots_lib.topk import top_products
+
+    unit = torch.nn.functional.normalize(torch.from_numpy(atoms), dim=1)
+    alike = top_products(unit, unit, torch.zeros(len(unit)), min(NEIGHBOURS, len(unit)))
+    own = alike.indices == torch.arange(len(unit))[:, None]
+    neighbours = alike.indices.numpy(), (1 - alike.values).clamp(min=0).masked_fill(own, 0).numpy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precomputed_knn", UserWarning)  # others cannot be placed later: nobody asks
+        layout = umap.UMAP(
+            n_neighbors=NEIGHBOURS, min_dist=0.25, metric="cosine", precomputed_knn=neighbours, random_state=seed, n_jobs=1
+        )
+        return layout.fit_transform(atoms)
 
 
 def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 10) -> Figure:
