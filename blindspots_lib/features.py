@@ -15,7 +15,7 @@ from blindspots_lib.hub import fetch, hashes, weights_fingerprint
 from blindspots_lib.images import decode_image, stored_bytes
 from blindspots_lib.pairs import read_shard, shards_of
 from blindspots_lib.parts import Backbone, contents
-from blindspots_lib.pipelines import compute_dtype, naming_load_errors, quiet_libraries, variant_of
+from blindspots_lib.pipelines import compute_dtype, naming_load_errors, quiet, variant_of
 from blindspots_lib.scenes import draw_scene
 from blindspots_lib.study import Study, StudyError
 
@@ -75,7 +75,7 @@ class TokenExtractor:
     def __init__(self, backbone: Backbone):
         import torch
 
-        quiet_libraries()
+        quiet("transformers")
         from transformers import AutoModel
 
         folder = fetch(backbone)

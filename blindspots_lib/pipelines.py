@@ -1,6 +1,7 @@
 """Text-to-image pipelines of diffusers: parts fetched, put together, placed on the device, asked for images."""
 
 import gc
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,12 +44,10 @@ def compute_dtype(named: str = "auto"):
     return torch.float16 if torch.cuda.is_available() else torch.float32
 
 
-def quiet_libraries() -> None:
-    """Keep the loaders' bars and advice out of notebooks; errors are still raised."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
+def quiet(*libraries: str) -> None:
+    """Keep bars and advice of diffusers or transformers out of notebooks; errors are still raised."""
+    for library in libraries:
+        logging = importlib.import_module(f"{library}.utils.logging")
         logging.disable_progress_bar()
         logging.set_verbosity_error()
 
@@ -67,7 +66,7 @@ def naming_load_errors(what: str, folder: Path) -> Iterator[None]:
 
 def load_pipeline(model: TextToImageModel):
     """The pipeline of a model, ready to run. Raises StudyError if a part is out of reach or not whole."""
-    quiet_libraries()
+    quiet("diffusers", "transformers")
     what = f"model {model.name!r}"
     parts = {"unet": load_unet(model)} if model.unet else {}
     pipeline = load_folder(what, model, compute_dtype(model.dtype), **parts)
