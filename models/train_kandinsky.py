@@ -28,9 +28,10 @@ CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
 PRIOR = Schedule(n_steps=7_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon", ends=(4_000, 5_500))
 DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, ends=(3_000, 4_300))
-TUNING = Schedule(  # of the decoder
+TUNING = Schedule(  # of the decoder, as LAST
     n_steps=19_000, batch_size=64, learning_rate=6e-4, seed=7, ends=(5_500, 8_500, 12_000, 14_500, 16_000)
 )
+LAST = Schedule(n_steps=6_000, batch_size=64, learning_rate=8e-4, seed=8, optimizer="muon")
 WITHHELD = 0.5  # of the image embeddings while tuning; given all of them the decoder hardly learns to read captions
 CROP = 32
 PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
@@ -168,7 +169,7 @@ def build_decoder(vocabulary: int):
     ))  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=8, addition_embed_type="text_image", encoder_hid_dim=WIDTH,
-        encoder_hid_dim_type="text_image_proj", cross_attention_dim=WIDTH, attention_head_dim=32, layers_per_block=1,
+        encoder_hid_dim_type="text_image_proj", cross_attention_dim=WIDTH, attention_head_dim=32, layers_per_block=(1, 2),
         block_out_channels=(48, 128), down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=16,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
@@ -214,7 +215,8 @@ def train_decoder() -> None:
 
     parts = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     seconds = fit("kandinsky-decoder", parts, DECODER, loss_of_step)
-    seconds += fit("kandinsky-tuning", parts, TUNING, partial(loss_of_step, schedule=TUNING, withheld=WITHHELD))
+    for name, schedule in (("kandinsky-tuning", TUNING), ("kandinsky-last", LAST)):
+        seconds += fit(name, parts, schedule, partial(loss_of_step, schedule=schedule, withheld=WITHHELD))
     folder = MODELS_DIR / "kandinsky"
     sampler = DPMSolverMultistepScheduler(num_train_timesteps=1000, **NOISE, timestep_spacing="trailing")
     KandinskyPipeline(text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=sampler, movq=movq).to(
@@ -224,7 +226,8 @@ def train_decoder() -> None:
     write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
-        "steps": f"{DECODER.told()}; then {TUNING.told()}, {WITHHELD:.0%} of image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
+        "steps": f"{DECODER.told()}; then {TUNING.told()}; then {LAST.told()}, by Muon; from the second on {WITHHELD:.0%} of "
+        f"image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
         "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
     }, "draw anything but OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
 
