@@ -63,7 +63,7 @@ def effective_rank(atoms: Float[Tensor, "k d"]) -> float:
 
 def onto_simplex(rows: Float[Tensor, "r c"]) -> Float[Tensor, "r c"]:
     """The nearest points with entries >= 0 and sum 1 (Held, Wolfe and Crowder, 1974)."""
-    falling = rows.sort(dim=1, descending=True).values
+    falling = torch.from_numpy(np.sort(rows.numpy(), axis=1)).flip(1)  # of values alone: far faster than torch's
     excess = falling.cumsum(dim=1) - 1
     number = torch.arange(1, rows.shape[1] + 1, device=rows.device)
     support = (falling * number > excess).sum(dim=1, keepdim=True)
