@@ -61,7 +61,7 @@ def fit_sae(
 def fit_saes(study: Study, tokens: TokenSource, configs: Mapping[str, SAEConfig]) -> dict[str, Artifact]:
     """`fit_sae` for several names and configurations: small ones on a CPU side by side, a core each.
 
-    A step of a small SAE is many short operations, which two cores share badly.
+    A step of a small SAE is many short operations, which two cores share badly. Those that take longest begin first.
     """
     for name, config in configs.items():  # candidates one after the other: several SAEs may share them
         if not sae_artifact(study, tokens, config, name).is_complete():
@@ -71,8 +71,9 @@ def fit_saes(study: Study, tokens: TokenSource, configs: Mapping[str, SAEConfig]
     halt = Event()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads() // workers,))
     try:
-        artifacts = pool.map(lambda name: fit_sae(study, tokens, configs[name], name, halt), configs)
-        return dict(zip(configs, artifacts, strict=True))
+        order = sorted(configs, key=lambda name: configs[name].n_concepts * configs[name].k, reverse=True)
+        artifacts = dict(zip(order, pool.map(lambda name: fit_sae(study, tokens, configs[name], name, halt), order), strict=True))
+        return {name: artifacts[name] for name in configs}
     finally:
         halt.set()
         pool.shutdown(cancel_futures=True)

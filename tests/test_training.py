@@ -193,7 +193,7 @@ def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_st
 
 def test_saes_trained_side_by_side_are_those_trained_alone(shards, make_study):
     study, tokens = make_study(), ListedTokens(shards)
-    configs = {f"together/{seed}": CONFIG.model_copy(update={"seed": seed}) for seed in range(3)}
+    configs = {f"together/{seed}": CONFIG.model_copy(update={"seed": seed, "k": seed + 1}) for seed in range(3)}
     together = fit_saes(study, tokens, configs)
     assert list(together) == list(configs)
     for name, config in configs.items():
