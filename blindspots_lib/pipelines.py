@@ -200,7 +200,7 @@ def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds
     """One image per caption, each from noise of its own seed. Raises StudyError if the device's memory is full.
 
     In float32 on a CPU they are made one by one: products of another shape round differently there, and the size of a
-    batch is not to decide a pixel. In bfloat16 such differences are rounded away.
+    batch is not to decide a pixel. In bfloat16 nearly all such differences are rounded away, and the others are left.
     """
     import torch
 
