@@ -7,6 +7,9 @@
 STUDY ?= mini
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# glibc keeps the memory of tensors for the next ones, in place of returning and faulting it in at every step
+export MALLOC_MMAP_THRESHOLD_ = 33554432
+export MALLOC_TRIM_THRESHOLD_ = 1073741824
 
 ifeq ($(ENV),active)
 BIN :=

@@ -12,6 +12,7 @@ images         image files, decoded under limits
 downloads      images from links, politely
 sources        where pairs come from: scenes, folders, sets, links
 pairs          image-caption pairs, one schema for every source
+cores          small work side by side, a core each
 pipelines      diffusers pipelines: put together, placed, asked for images
 generation     every caption through every model, kept batch by batch
 elsewhere      images that another program made

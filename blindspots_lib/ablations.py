@@ -40,7 +40,7 @@ def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b
 
 def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
     """The SAEs that are trained again for a comparison with one of `config`: what is varied, to what -> configuration."""
-    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 5, 20)}
+    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 5, 10)}
     sizes = (config.n_concepts // 8, config.n_concepts // 2)
     changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
     return {what: config.model_copy(update=change) for what, change in changes.items()}

@@ -1,18 +1,21 @@
 """Generated images x' = g(t): every caption of a study through every text-to-image model, batch by batch, kept as it comes."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from blindspots_lib.artifacts import Artifact, shard_path
+from blindspots_lib.cores import side_by_side
 from blindspots_lib.hub import hashes, weights_fingerprint
 from blindspots_lib.images import encode_png
 from blindspots_lib.pairs import generation_schema, read_shard, shards_of, write_shard
 from blindspots_lib.parts import TextToImageModel, contents
-from blindspots_lib.pipelines import generate_batch, load_pipeline
+from blindspots_lib.pipelines import generate_batch, load_pipelines
 from blindspots_lib.study import Study
 
 
@@ -52,7 +55,7 @@ def generate_images(study: Study, model: TextToImageModel, pairs: Artifact) -> A
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    pipeline = None
+    pipelines = []
     with tqdm(total=pairs.facts["n_pairs"], desc=f"generating, {model.label}", unit="image") as bar:
         for index, pair_shard in enumerate(shards_of(pairs)):
             rows = read_shard(pair_shard, ["pair_id", "caption"])
@@ -60,12 +63,12 @@ def generate_images(study: Study, model: TextToImageModel, pairs: Artifact) -> A
             if not target.exists():
                 finished = finished_rows(target)
                 bar.update(len(finished))
-                for batch in batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size):
-                    pipeline = pipeline or load_pipeline(model)
-                    made = generate_rows(pipeline, study.seed, model, batch)
-                    write_shard(batch_path(target, batch[0]["pair_id"]), made, generation_schema())
+                missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
+                pipelines = pipelines or (load_pipelines(model) if missing else [])
+                for made in made_by(pipelines, missing, lambda *given: generate_rows(study.seed, model, *given)):
+                    write_shard(batch_path(target, made[0]["pair_id"]), made, generation_schema())
                     finished |= {row["pair_id"]: row for row in made}
-                    bar.update(len(batch))
+                    bar.update(len(made))
                 write_shard(target, [finished[row["pair_id"]] for row in rows], generation_schema())
             else:
                 bar.update(len(rows))
@@ -94,7 +97,23 @@ def batches_of(rows: list[dict], size: int) -> list[list[dict]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def generate_rows(pipeline, study_seed: int, model: TextToImageModel, batch: list[dict]) -> list[dict]:
+def made_by(pipelines: list, batches: list[list[dict]], generate: Callable) -> Iterator[list[dict]]:
+    """`generate(pipeline, batch)` of every batch, in their order, by whichever pipeline is idle."""
+    idle: SimpleQueue = SimpleQueue()
+    for pipeline in pipelines:
+        idle.put(pipeline)
+
+    def by_an_idle_one(batch: list[dict]) -> list[dict]:
+        pipeline = idle.get()
+        try:
+            return generate(pipeline, batch)
+        finally:
+            idle.put(pipeline)
+
+    return side_by_side(by_an_idle_one, batches, len(pipelines))
+
+
+def generate_rows(study_seed: int, model: TextToImageModel, pipeline, batch: list[dict]) -> list[dict]:
     """The rows of one batch of generations, in the order of the pairs."""
     seeds = [image_seed(study_seed, model.name, row["pair_id"]) for row in batch]
     generated = generate_batch(pipeline, model, [row["caption"] for row in batch], seeds)

@@ -217,7 +217,7 @@ class TextToImageModel(Weights):
     image_size: Count  # pixels a side
     steps: Count  # solver steps
     guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
-    batch_size: Count = 50  # images at a time
+    batch_size: Count = 25  # images at a time
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     offload: Literal["auto", "never", "model", "sequential"] = "auto"  # parts wait in main memory; auto: if they do not fit
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
@@ -345,9 +345,8 @@ class Analysis(Part):
 class Stability(Part):
     """SAEs trained again to see whether the same concepts come again."""
 
-    n_runs: Annotated[int, Field(ge=2)] = 3  # of each kind and start
-    n_steps: Count  # of each training
-    points_per_candidate: Count = 32  # tokens a centroid that k-means sees
+    n_orders: Annotated[int, Field(ge=2)] = 2  # of the tokens, from the same k-means candidates
+    n_starts: Annotated[int, Field(ge=2)] = 3  # from independent ones
 
 
 class Validation(Part):

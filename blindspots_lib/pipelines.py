@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from blindspots_lib.cores import n_side_by_side
 from blindspots_lib.hub import fetch
 from blindspots_lib.parts import LoRA, Scheduler, TextToImageModel, Weights
 from blindspots_lib.study import StudyError
@@ -20,6 +21,7 @@ SET_BY_STUDY = {
     "prompt", "num_inference_steps", "guidance_scale", "height", "width", "generator", "output_type", "num_images_per_prompt",
     "return_dict",
 }  # fmt: skip
+SMALL = 2**28  # bytes of weights below which a model's steps are too short for several cores to share
 ROOM = 1.3  # memory of the device over the size of the weights, below which parts wait in main memory
 
 
@@ -83,6 +85,12 @@ def load_pipeline(model: TextToImageModel):
     check_arguments(what, pipeline, model.arguments)
     pipeline.set_progress_bar_config(disable=True)
     return place(pipeline, model)
+
+
+def load_pipelines(model: TextToImageModel) -> list:
+    """Pipelines of a model that can run side by side: of a small one on a CPU one for each share of the cores."""
+    first = load_pipeline(model)
+    return [first, *(load_pipeline(model) for _ in range(1, n_side_by_side() if weights_size(first) <= SMALL else 1))]
 
 
 def load_folder(what: str, weights: Weights, dtype, **parts):

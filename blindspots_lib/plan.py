@@ -159,7 +159,7 @@ def trained_again(study: Study) -> set[SAEConfig]:
     from blindspots_lib.validation import Trial
 
     configs = set(stability.run_configs(study).values()) if study.stability else set()
-    return configs | set(ablations.judged_configs(Trial(Results(study))) if study.validation else ())
+    return (configs | set(ablations.judged_configs(Trial(Results(study))) if study.validation else ())) - {study.sae}
 
 
 def main() -> int:

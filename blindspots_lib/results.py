@@ -52,7 +52,7 @@ def collect_sae(study: Study) -> Artifact:
     """Stage 3: the SAE: trained already, or trained on the tokens of the real images or of a corpus of its own."""
     if isinstance(study.sae, TrainedSAE):
         return import_sae(study)
-    return fit_sae(study, training_tokens(study))
+    return fit_sae(study, training_tokens(study), study.sae)
 
 
 def training_tokens(study: Study) -> TokenSource:

@@ -22,7 +22,6 @@ from blindspots_lib.study import Study
 from blindspots_lib.tokens import TokenSource, TrainingTokens
 from blindspots_lib.training import fit_saes
 
-STARTS = ("same", "independent")
 SAMPLE = 20_000  # tokens that say which concepts live and what is rebuilt
 HULL_SAMPLE = 64  # atoms whose distance from the hull is measured
 ALIKE = 0.9  # cosine from which two atoms count as the same concept
@@ -36,8 +35,7 @@ def kinds(study: Study) -> dict[str, str]:
 def run_config(study: Study, dictionary: str, start: str, run: int) -> SAEConfig:
     """The study's SAE with other seeds: run 0 is the same for both starts."""
     seeds = {"seed": study.sae.seed + run, "kmeans_seed": study.sae.kmeans_seed + (run if start == "independent" else 0)}
-    cost = {"n_steps": study.stability.n_steps, "points_per_candidate": study.stability.points_per_candidate}
-    return study.sae.model_copy(update={"dictionary": dictionary, **cost, **seeds})
+    return study.sae.model_copy(update={"dictionary": dictionary, **seeds})
 
 
 class Run(NamedTuple):
@@ -51,16 +49,19 @@ class Run(NamedTuple):
 
 def run_configs(study: Study) -> dict[tuple[str, str, int], SAEConfig]:
     """Kind, start and number of every SAE to compare; run 0 of both starts is one."""
-    numbered = itertools.product(kinds(study).items(), STARTS, range(study.stability.n_runs))
-    return {(kind, start, number): run_config(study, dictionary, start, number) for (kind, dictionary), start, number in numbered}
+    n_runs = {"same": study.stability.n_orders, "independent": study.stability.n_starts}
+    return {
+        (kind, start, number): run_config(study, dictionary, start, number)
+        for (kind, dictionary), start in itertools.product(kinds(study).items(), n_runs)
+        for number in range(n_runs[start])
+    }
 
 
 def train_runs(study: Study, tokens: TokenSource) -> list[Run]:
     """Train the SAEs to compare, or find them trained."""
     configs = run_configs(study)
-    names = {run: f"stability/{config.dictionary}-{config.kmeans_seed}-{config.seed}" for run, config in configs.items()}
-    trained = fit_saes(study, tokens, {names[run]: config for run, config in configs.items()})
-    return [Run(*run, trained[name]) for run, name in names.items()]
+    trained = fit_saes(study, tokens, configs.values())
+    return [Run(*run, trained[config]) for run, config in configs.items()]
 
 
 def compare_runs(study: Study, tokens: TokenSource, runs: list[Run]) -> pd.DataFrame:

@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
 
@@ -14,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from blindspots_lib.artifacts import Artifact, Fingerprinted, naming_full_disk, replacing, write_json
+from blindspots_lib.artifacts import Artifact, Fingerprinted, fingerprint_of, naming_full_disk, replacing, write_json
 from blindspots_lib.candidates import Start, keep_start
+from blindspots_lib.cores import n_side_by_side, side_by_side
 from blindspots_lib.gradients import sae_gradients
 from blindspots_lib.optimizer import RowAdamW
 from blindspots_lib.parts import SAEConfig, contents
@@ -25,25 +25,24 @@ from blindspots_lib.tokens import TokenSource, TrainingTokens
 
 CODE = ("sae", "candidates", "dictionaries", "topk", "gradients", "optimizer", "training", "tokens")
 SMALL = 4096  # concepts of an SAE whose training leaves a second core idle
-AT_ONCE = 4  # such trainings at a time, each with a buffer of tokens
 MAX_NORM = 1.0  # of all gradients together
 
 
-def sae_artifact(study: Study, tokens: Fingerprinted, config: SAEConfig | None = None, name: str = "sae") -> Artifact:
-    """The output folder of `fit_sae`."""
-    content = contents(config or study.sae, "checkpoint_every", "corpus")
-    return Artifact(study.folder / name, study.name, content, {"tokens": tokens.fingerprint}, CODE)
+def sae_artifact(study: Study, tokens: Fingerprinted, config: SAEConfig) -> Artifact:
+    """The output folder of `fit_sae`: `sae` for the study's own, one among `saes` for any other."""
+    content = contents(config, "checkpoint_every", "corpus")
+    name = f"saes/{config.dictionary}-{config.n_concepts}-{config.k}-{fingerprint_of(content)}"
+    return Artifact(
+        study.folder / ("sae" if config == study.sae else name), study.name, content, {"tokens": tokens.fingerprint}, CODE
+    )
 
 
-def fit_sae(
-    study: Study, tokens: TokenSource, config: SAEConfig | None = None, name: str = "sae", halt: Event | None = None
-) -> Artifact:
-    """Train the study's SAE on the real images' tokens, or one of another `config` into a folder of its own.
+def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig, halt: Event | None = None) -> Artifact:
+    """Train an SAE of this configuration, the study's own or another, unless it is there already.
 
     An interrupted training goes on where it was; `halt` interrupts it from another thread.
     """
-    config = config or study.sae
-    artifact = sae_artifact(study, tokens, config, name)
+    artifact = sae_artifact(study, tokens, config)
     if artifact.is_complete():
         return artifact
     artifact.begin()
@@ -58,25 +57,16 @@ def fit_sae(
     return artifact
 
 
-def fit_saes(study: Study, tokens: TokenSource, configs: Mapping[str, SAEConfig]) -> dict[str, Artifact]:
-    """`fit_sae` for several names and configurations: small ones on a CPU side by side, a core each.
-
-    A step of a small SAE is many short operations, which two cores share badly. Those that take longest begin first.
-    """
-    for name, config in configs.items():  # candidates one after the other: several SAEs may share them
-        if not sae_artifact(study, tokens, config, name).is_complete():
+def fit_saes(study: Study, tokens: TokenSource, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:
+    """`fit_sae` for several configurations: small ones on a CPU side by side, those that take longest first."""
+    longest_first = sorted(set(configs), key=lambda config: config.n_concepts * config.k, reverse=True)
+    for config in longest_first:  # candidates one after the other: several SAEs may share them
+        if not sae_artifact(study, tokens, config).is_complete():
             keep_start(study, tokens, config)
-    side_by_side = not torch.cuda.is_available() and max(config.n_concepts for config in configs.values()) <= SMALL
-    workers = min(torch.get_num_threads(), len(configs), AT_ONCE) if side_by_side else 1
+    at_once = n_side_by_side() if all(config.n_concepts <= SMALL for config in longest_first) else 1
     halt = Event()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads() // workers,))
-    try:
-        order = sorted(configs, key=lambda name: configs[name].n_concepts * configs[name].k, reverse=True)
-        artifacts = dict(zip(order, pool.map(lambda name: fit_sae(study, tokens, configs[name], name, halt), order), strict=True))
-        return {name: artifacts[name] for name in configs}
-    finally:
-        halt.set()
-        pool.shutdown(cancel_futures=True)
+    trained = side_by_side(lambda config: fit_sae(study, tokens, config, halt), longest_first, at_once, halt)
+    return dict(zip(longest_first, trained, strict=True))
 
 
 def learning_rate(config: SAEConfig, step: int) -> float:

@@ -24,6 +24,7 @@ from blindspots_lib.artifacts import Artifact, fingerprint_of
 from blindspots_lib.baselines import GlobalScores, amounts_of, global_scores, rivals
 from blindspots_lib.candidates import keep_start
 from blindspots_lib.concepts import encode_images
+from blindspots_lib.cores import n_side_by_side, side_by_side
 from blindspots_lib.features import image_descriptor
 from blindspots_lib.matching import NAMES, amounts_of_truths, match_concepts, true_presence
 from blindspots_lib.measures import concept_change, detection_table
@@ -170,8 +171,7 @@ class Trial:
         seeds, rows = self.study.validation.seeds, self.results.rows
         self.fit(self.judged_config(seed, dictionary) for dictionary in (None, "free") for seed in seeds)
         for seed in seeds:
-            first = seed == seeds[0]
-            ours = self.first_codes if first else self.sae_codes(self.judged_config(seed))
+            ours = self.first_codes if seed == seeds[0] else self.sae_codes(self.judged_config(seed))
             yield RA_SAE, seed, self.amounts(ours)
             yield TOPK_SAE, seed, self.amounts(self.sae_codes(self.judged_config(seed, "free")))
             tokens = training_tokens(self.study)
@@ -201,15 +201,19 @@ class Trial:
         """Codes of all tokens of all images by an SAE of this configuration, trained if need be."""
         from blindspots_lib.sae import load_sae
 
-        (artifact,) = self.fit([config])
-        sae = load_sae(artifact.folder)
-        shards = {source: [encode_images(sae, np.asarray(shard)) for shard in tokens] for source, tokens in self.tokens.items()}
+        sae = load_sae(self.fit([config])[config].folder)
+        places = [(source, index) for source, tokens in self.tokens.items() for index in range(len(tokens))]
+        encoded = side_by_side(
+            lambda place: encode_images(sae, np.asarray(self.tokens[place[0]].shard(place[1]))), places, n_side_by_side()
+        )
+        shards = {source: [] for source in self.tokens}
+        for (source, _), codes in zip(places, encoded, strict=True):
+            shards[source].append(codes)
         return CodesOfAll(config.n_concepts, shards)
 
-    def fit(self, configs: Iterable[SAEConfig]) -> list[Artifact]:
-        """Train SAEs of these configurations, or find them trained."""
-        names = {f"validation/{c.dictionary}-{c.n_concepts}-{c.k}-{c.seed}": c for c in configs}
-        return list(fit_saes(self.study, training_tokens(self.study), names).values())
+    def fit(self, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:
+        """Train SAEs of these configurations, or find them trained, be it for the figures or for the stability."""
+        return fit_saes(self.study, training_tokens(self.study), configs)
 
     def amounts(self, codes: CodesOfAll, tokens: str | None = None, reduce: Reduce = image_energies) -> AmountsOfAll:
         """Energies of all images from their codes, over the study's tokens or others."""

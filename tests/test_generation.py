@@ -1,10 +1,11 @@
 import shutil
+from threading import Barrier, Lock
 
 import numpy as np
 import pytest
 
 from blindspots_lib import generation
-from blindspots_lib.generation import batches_of, cause_of_loss, generate_images, generate_rows, image_seed
+from blindspots_lib.generation import batches_of, cause_of_loss, generate_images, generate_rows, image_seed, made_by
 from blindspots_lib.images import decode_image
 from blindspots_lib.pairs import collect_pairs, read_shard, shards_of
 from blindspots_lib.pipelines import generate_batch, load_pipeline
@@ -83,9 +84,23 @@ def test_batch_size_does_not_decide_what_is_drawn(make_study):
             np.testing.assert_array_equal(drawn[size], drawn[8])
 
 
+def test_pipelines_draw_at_once_but_none_two_batches_and_the_order_stays():
+    together = Barrier(2, timeout=60)  # broken if they draw one after the other
+
+    def generate(pipeline, batch):
+        assert pipeline.acquire(blocking=False)
+        together.wait()
+        pipeline.release()
+        return batch
+
+    batches = [[{"pair_id": str(n)}] for n in range(6)]
+    assert list(made_by([Lock(), Lock()], batches, generate)) == batches
+    assert list(made_by([None], batches, lambda pipeline, batch: batch)) == batches
+
+
 def draw(pipeline, model, rows, size):
     batches = batches_of(rows, size)
-    made = [row for batch in batches for row in generate_rows(pipeline, 0, model, batch)]
+    made = [row for batch in batches for row in generate_rows(0, model, pipeline, batch)]
     return np.stack([np.asarray(decode_image(row["image"]["bytes"], row["pair_id"])) for row in made])
 
 

@@ -176,7 +176,7 @@ def test_stages_know_what_they_depend_on(make_study, monkeypatch, tmp_path):
         pairs = pairs_artifact(study)
         generated = generation_artifact(study, study.models[0], pairs)
         features = features_artifact(study, "real", pairs)
-        sae = sae_artifact(study, features)
+        sae = sae_artifact(study, features, study.sae)
         energies = energies_artifact(study, "real", features, sae)
         chain = {"pairs": pairs, "generations": generated, "features": features, "sae": sae, "energies": energies}
         return {name: artifact.fingerprint for name, artifact in chain.items()}

@@ -35,9 +35,9 @@ def drawn(model):
 
 def test_what_the_safety_checker_takes_is_lost_and_says_so(model):
     pipeline = load_pipeline(model())
-    assert [row["lost"] for row in generate_rows(pipeline, 0, model(), ROWS)] == ["", ""]
+    assert [row["lost"] for row in generate_rows(0, model(), pipeline, ROWS)] == ["", ""]
     pipeline.safety_checker.concept_embeds_weights.data.fill_(-2.0)  # every cosine is above
-    rows = generate_rows(pipeline, 0, model(), ROWS)
+    rows = generate_rows(0, model(), pipeline, ROWS)
     assert [(row["lost"], row["image"]) for row in rows] == [("safety checker", None)] * 2
 
 
@@ -117,7 +117,7 @@ def test_a_full_gpu_is_named_with_what_to_do(model):
         def __call__(self, *arguments, **settings):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 50; lower it, or set offload: sequential"):
+    with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 25; lower it, or set offload: sequential"):
         generate_batch(Full(), model(), ["a"], [0])
 
 

@@ -9,7 +9,7 @@ from blindspots_lib.tokens import open_tokens
 def test_runs_differ_in_the_order_of_tokens_or_in_their_start_too(make_study):
     study = make_study({
         "pairs.n": 6, "sae.n_concepts": 16, "sae.n_candidates": 16, "sae.seed": 3, "sae.kmeans_seed": 5,
-        "stability": {"n_runs": 2, "n_steps": 8, "points_per_candidate": 6},
+        "sae.n_steps": 8, "sae.points_per_candidate": 6, "stability": {"n_orders": 2, "n_starts": 2},
     })  # fmt: skip
     tokens = open_tokens(study, "real", collect_pairs(study))
     runs = {(run.kind, run.start, run.number): run for run in train_runs(study, tokens)}

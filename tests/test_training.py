@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from threading import Event
 
@@ -193,11 +194,21 @@ def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_st
 
 def test_saes_trained_side_by_side_are_those_trained_alone(shards, make_study):
     study, tokens = make_study(), ListedTokens(shards)
-    configs = {f"together/{seed}": CONFIG.model_copy(update={"seed": seed, "k": seed + 1}) for seed in range(3)}
-    together = fit_saes(study, tokens, configs)
-    assert list(together) == list(configs)
-    for name, config in configs.items():
-        alone = fit_sae(study, tokens, config, f"alone/{config.seed}")
-        first, second = (load_sae(artifact.folder).state_dict() for artifact in (together[name], alone))
-        for key, expected in second.items():
-            assert torch.allclose(first[key], expected, rtol=1e-3, atol=1e-4), key
+    configs = [CONFIG.model_copy(update={"seed": seed, "k": seed + 1}) for seed in range(3)]
+    together = {config: load_sae(artifact.folder).state_dict() for config, artifact in fit_saes(study, tokens, configs).items()}
+    shutil.rmtree(study.folder / "saes")
+    for config in configs:
+        alone = load_sae(fit_sae(study, tokens, config).folder).state_dict()
+        for key, expected in alone.items():
+            assert torch.allclose(together[config][key], expected, rtol=1e-3, atol=1e-4), key
+
+
+def test_an_sae_is_trained_once_whoever_asks_for_it(shards, make_study, monkeypatch):
+    study, tokens, trained = make_study({"sae": CONFIG.model_dump(exclude={"corpus"})}), ListedTokens(shards), []
+    monkeypatch.setattr("blindspots_lib.training.train_sae", lambda *given: trained.append(given) or train_sae(*given))
+    own = fit_sae(study, tokens, study.sae)
+    other = study.sae.model_copy(update={"kmeans_seed": 1})
+    artifacts = fit_saes(study, tokens, [study.sae, other, other])
+    assert artifacts[study.sae].folder == own.folder == study.folder / "sae"
+    assert artifacts[other].folder == fit_sae(study, tokens, other).folder != own.folder
+    assert len(trained) == 2
