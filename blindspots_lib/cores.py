@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
@@ -17,22 +18,24 @@ def n_side_by_side() -> int:
     return 1 if torch.cuda.is_available() else min(torch.get_num_threads(), AT_ONCE)
 
 
+@contextmanager
 def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item], at_once: int, given_up: Event | None = None
-) -> Iterator[Result]:
+) -> Iterator[Iterator[Result]]:
     """`work(item)` of every item, in their order, up to `at_once` at a time, each on its share of the cores.
 
-    If it is interrupted, `given_up` is set and what has begun is awaited.
+    Where the context ends, `given_up` is set, what has begun is awaited and nothing else begins.
     """
     import torch
 
     workers = min(at_once, len(items))
     if workers <= 1:
-        yield from map(work, items)
+        yield map(work, items)
         return
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch.get_num_threads() // workers,))
+    share = max(1, torch.get_num_threads() // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
     try:
-        yield from pool.map(work, items)
+        yield pool.map(work, items)
     finally:
         if given_up is not None:
             given_up.set()

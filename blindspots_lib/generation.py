@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -65,10 +66,11 @@ def generate_images(study: Study, model: TextToImageModel, pairs: Artifact) -> A
                 bar.update(len(finished))
                 missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
                 pipelines = pipelines or (load_pipelines(model) if missing else [])
-                for made in made_by(pipelines, missing, lambda *given: generate_rows(study.seed, model, *given)):
-                    write_shard(batch_path(target, made[0]["pair_id"]), made, generation_schema())
-                    finished |= {row["pair_id"]: row for row in made}
-                    bar.update(len(made))
+                with made_by(pipelines, missing, lambda *given: generate_rows(study.seed, model, *given)) as batches:
+                    for made in batches:
+                        write_shard(batch_path(target, made[0]["pair_id"]), made, generation_schema())
+                        finished |= {row["pair_id"]: row for row in made}
+                        bar.update(len(made))
                 write_shard(target, [finished[row["pair_id"]] for row in rows], generation_schema())
             else:
                 bar.update(len(rows))
@@ -97,7 +99,7 @@ def batches_of(rows: list[dict], size: int) -> list[list[dict]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def made_by(pipelines: list, batches: list[list[dict]], generate: Callable) -> Iterator[list[dict]]:
+def made_by(pipelines: list, batches: list[list[dict]], generate: Callable) -> AbstractContextManager[Iterator[list[dict]]]:
     """`generate(pipeline, batch)` of every batch, in their order, by whichever pipeline is idle."""
     idle: SimpleQueue = SimpleQueue()
     for pipeline in pipelines:

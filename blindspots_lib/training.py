@@ -59,14 +59,14 @@ def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig, halt: Event | 
 
 def fit_saes(study: Study, tokens: TokenSource, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:
     """`fit_sae` for several configurations: small ones on a CPU side by side, those that take longest first."""
-    longest_first = sorted(set(configs), key=lambda config: config.n_concepts * config.k, reverse=True)
+    longest_first = sorted(dict.fromkeys(configs), key=lambda config: config.n_concepts * config.k, reverse=True)
     for config in longest_first:  # candidates one after the other: several SAEs may share them
         if not sae_artifact(study, tokens, config).is_complete():
             keep_start(study, tokens, config)
     at_once = n_side_by_side() if all(config.n_concepts <= SMALL for config in longest_first) else 1
     halt = Event()
-    trained = side_by_side(lambda config: fit_sae(study, tokens, config, halt), longest_first, at_once, halt)
-    return dict(zip(longest_first, trained, strict=True))
+    with side_by_side(lambda config: fit_sae(study, tokens, config, halt), longest_first, at_once, halt) as trained:
+        return dict(zip(longest_first, trained, strict=True))
 
 
 def learning_rate(config: SAEConfig, step: int) -> float:

@@ -203,12 +203,14 @@ class Trial:
 
         sae = load_sae(self.fit([config])[config].folder)
         places = [(source, index) for source, tokens in self.tokens.items() for index in range(len(tokens))]
-        encoded = side_by_side(
-            lambda place: encode_images(sae, np.asarray(self.tokens[place[0]].shard(place[1]))), places, n_side_by_side()
-        )
         shards = {source: [] for source in self.tokens}
-        for (source, _), codes in zip(places, encoded, strict=True):
-            shards[source].append(codes)
+
+        def encode(place: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+            return encode_images(sae, np.asarray(self.tokens[place[0]].shard(place[1])))
+
+        with side_by_side(encode, places, n_side_by_side()) as encoded:
+            for (source, _), codes in zip(places, encoded, strict=True):
+                shards[source].append(codes)
         return CodesOfAll(config.n_concepts, shards)
 
     def fit(self, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:

@@ -1,23 +1,33 @@
 from threading import Barrier, Event
 
 import pytest
+import torch
 
 from blindspots_lib.cores import side_by_side
 
 
-def test_work_is_done_at_once_and_comes_in_order():
-    together = Barrier(2, timeout=60)  # broken if one is done after the other
-    assert list(side_by_side(lambda item: (together.wait(), item)[1], range(6), 2)) == list(range(6))
-    assert list(side_by_side(lambda item: item, range(3), 1)) == list(range(3))
+def test_work_is_done_at_once_on_a_share_of_the_cores_and_comes_in_order():
+    together, cores = Barrier(2, timeout=60), torch.get_num_threads()  # broken if one is done after the other
+
+    def work(item):
+        together.wait()
+        return item, torch.get_num_threads()
+
+    with side_by_side(work, range(6), 2) as results:
+        assert list(results) == [(item, max(1, cores // 2)) for item in range(6)]
+    with side_by_side(lambda item: (item, torch.get_num_threads()), range(3), 1) as results:
+        assert list(results) == [(item, cores) for item in range(3)]
 
 
-def test_work_that_has_begun_is_told_when_the_rest_is_given_up():
-    given_up = Event()
+def test_whoever_leaves_early_ends_what_has_begun_and_begins_nothing_else():
+    given_up, begun = Event(), []
 
-    def fail_or_wait(item):
-        if item:
-            assert given_up.wait(timeout=60)
-        raise ValueError(item)
+    def work(item):
+        begun.append(item)
+        assert item == 0 or given_up.wait(timeout=60)
 
-    with pytest.raises(ValueError, match="0"):
-        list(side_by_side(fail_or_wait, range(2), 2, given_up))
+    with pytest.raises(KeyboardInterrupt), side_by_side(work, range(9), 2, given_up) as results:
+        next(results)
+        raise KeyboardInterrupt
+    assert given_up.is_set()
+    assert len(begun) <= 3

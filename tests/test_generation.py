@@ -94,8 +94,10 @@ def test_pipelines_draw_at_once_but_none_two_batches_and_the_order_stays():
         return batch
 
     batches = [[{"pair_id": str(n)}] for n in range(6)]
-    assert list(made_by([Lock(), Lock()], batches, generate)) == batches
-    assert list(made_by([None], batches, lambda pipeline, batch: batch)) == batches
+    with made_by([Lock(), Lock()], batches, generate) as made:
+        assert list(made) == batches
+    with made_by([None], batches, lambda pipeline, batch: batch) as made:
+        assert list(made) == batches
 
 
 def draw(pipeline, model, rows, size):

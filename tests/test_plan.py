@@ -5,9 +5,12 @@ import pytest
 from blindspots_lib import check as checking
 from blindspots_lib.check import check
 from blindspots_lib.costs import disk_rows, sae_memory, token_shape
-from blindspots_lib.plan import plan_rows
+from blindspots_lib.plan import plan_rows, trained_again
 from blindspots_lib.results import Results, collect_sae
+from blindspots_lib.stability import run_configs
+from blindspots_lib.study import load_study
 from blindspots_lib.training import make_sae
+from blindspots_lib.validation import Trial
 
 
 def test_a_plan_counts_what_the_study_then_writes(make_study):
@@ -23,6 +26,17 @@ def test_a_plan_counts_what_the_study_then_writes(make_study):
     for what, folder, tolerance in [("tokens", "features", 0.1), ("codes", "energies", 0.5), ("pairs", "pairs", 0.5)]:
         files = [path for path in (study.folder / folder).rglob("*") if path.suffix in {".npy", ".parquet"}]
         assert sum(path.stat().st_size for path in files) == pytest.approx(planned[what], rel=tolerance), what
+
+
+def test_the_saes_on_trial_are_those_of_the_figures_and_of_the_stability():
+    study = load_study("mini")
+    trial = Trial(Results(study))
+    judged = {trial.judged_config(seed, dictionary) for seed in study.validation.seeds for dictionary in (None, "free")}
+    assert study.sae in judged
+    assert judged == {config for (_, start, _), config in run_configs(study).items() if start == "independent"}
+    others = trained_again(study)
+    assert study.sae not in others
+    assert len(others) == 5 + 2 + 5  # on trial, in another order of the tokens, ablations
 
 
 def test_memory_of_training_is_that_of_weights_moments_candidates_and_window(make_study):
