@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -66,7 +67,7 @@ def generate_images(study: Study, model: TextToImageModel, pairs: Artifact) -> A
                 bar.update(len(finished))
                 missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
                 pipelines = pipelines or (load_pipelines(model) if missing else [])
-                with made_by(pipelines, missing, lambda *given: generate_rows(study.seed, model, *given)) as batches:
+                with made_by(pipelines, missing, partial(generate_rows, study.seed, model)) as batches:
                     for made in batches:
                         write_shard(batch_path(target, made[0]["pair_id"]), made, generation_schema())
                         finished |= {row["pair_id"]: row for row in made}

@@ -65,7 +65,7 @@ def onto_simplex(rows: Float[Tensor, "r c"]) -> Float[Tensor, "r c"]:
     """The nearest points with entries >= 0 and sum 1 (Held, Wolfe and Crowder, 1974)."""
     falling = torch.from_numpy(np.sort(rows.numpy(), axis=1)).flip(1)  # of values alone: far faster than torch's
     excess = falling.cumsum(dim=1) - 1
-    number = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+    number = torch.arange(1, rows.shape[1] + 1)
     support = (falling * number > excess).sum(dim=1, keepdim=True)
     return (rows - excess.gather(1, support - 1) / support).clamp(min=0)
 

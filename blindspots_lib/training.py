@@ -31,10 +31,9 @@ MAX_NORM = 1.0  # of all gradients together
 def sae_artifact(study: Study, tokens: Fingerprinted, config: SAEConfig) -> Artifact:
     """The output folder of `fit_sae`: `sae` for the study's own, one among `saes` for any other."""
     content = contents(config, "checkpoint_every", "corpus")
-    name = f"saes/{config.dictionary}-{config.n_concepts}-{config.k}-{fingerprint_of(content)}"
-    return Artifact(
-        study.folder / ("sae" if config == study.sae else name), study.name, content, {"tokens": tokens.fingerprint}, CODE
-    )
+    other = f"saes/{config.dictionary}-{config.n_concepts}-{config.k}-{fingerprint_of(content)}"
+    folder = study.folder / ("sae" if config == study.sae else other)
+    return Artifact(folder, study.name, content, {"tokens": tokens.fingerprint}, CODE)
 
 
 def fit_sae(study: Study, tokens: TokenSource, config: SAEConfig, halt: Event | None = None) -> Artifact:
