@@ -27,13 +27,13 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
-	@$(BIN)python -m blindspots_lib.notebooks "$(STUDY)"
+	@$(BIN)python -m blindspots_lib figures "$(STUDY)"
 
 plan: $(READY) ## say what STUDY will take: images, disk, memory, time, downloads, agreements
-	@$(BIN)python -m blindspots_lib.plan "$(STUDY)"
+	@$(BIN)python -m blindspots_lib plan "$(STUDY)"
 
 check: $(READY) ## say what would stop STUDY, without running it
-	@$(BIN)python -m blindspots_lib.plan "$(STUDY)" --check
+	@$(BIN)python -m blindspots_lib check "$(STUDY)"
 
 test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill and nbval
 	@$(BIN)python -m pytest

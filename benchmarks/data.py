@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blindspots_lib.features import TokenExtractor
-from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import load_study
+from blindspots_lib.core.study import load_study
+from blindspots_lib.data.scenes import draw_scene
+from blindspots_lib.models.backbone import TokenExtractor
 
 D = 768
 

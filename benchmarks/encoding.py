@@ -7,11 +7,11 @@ from benchmarks.data import D, make_tokens
 from benchmarks.memory import peak_of
 from benchmarks.peers import PublishedStatistics, import_overcomplete
 from benchmarks.timing import Row, ratios, time_side_by_side
-from blindspots_lib.concepts import encode_images
-from blindspots_lib.formats import to_overcomplete
-from blindspots_lib.sae import TopKSAE
-from blindspots_lib.statistics import ConceptStats
-from blindspots_lib.topk import in_integers
+from blindspots_lib.analysis.energies import encode_images
+from blindspots_lib.analysis.statistics import ConceptStats
+from blindspots_lib.sae.formats import to_overcomplete
+from blindspots_lib.sae.model import TopKSAE
+from blindspots_lib.sae.topk import in_integers
 
 K_ACTIVE, N_TOKENS, N_TOP = 5, 2048, 10
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
-from blindspots_lib.plotting import INK
-from blindspots_lib.statistics import ConceptStats
+from blindspots_lib.analysis.statistics import ConceptStats
+from blindspots_lib.figures.style import INK
 
 CONCEPTS = (2_000, 4_000, 8_000, 16_000, 32_000)
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from blindspots_lib.study import PROJECT_ROOT
+from blindspots_lib.core.paths import PROJECT_ROOT
 
 
 def peak_of(job: str, n_concepts: int) -> int:

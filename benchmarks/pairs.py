@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.timing import Row
-from blindspots_lib.study import PROJECT_ROOT
+from blindspots_lib.core.paths import PROJECT_ROOT
 
 SIZES = (1_000, 10_000)
 
@@ -55,9 +55,9 @@ def run_study(n: int) -> tuple[int, int]:
     """Peak bytes of the process, and bytes of the tables that it holds at the end."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BLINDSPOTS_RUNS")) as folder:
         os.environ["BLINDSPOTS_RUNS"] = folder
-        from blindspots_lib import exhibits
-        from blindspots_lib.results import Results
-        from blindspots_lib.study import load_study
+        from blindspots_lib.analysis.results import Results
+        from blindspots_lib.core.study import load_study
+        from blindspots_lib.figures import galleries as exhibits
 
         with Peak() as peak:
             results = Results(load_study(str(study_of(n, Path(folder)))))

@@ -51,7 +51,7 @@ class EagerSparseTraining:
         import torch
 
         self.parameters = [torch.nn.Parameter(tensor.clone()) for tensor in (weight, bias, atoms)]
-        self.k = k
+        self.top_k = k
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-5)
 
     def steps(self, batches: list) -> list[float]:
@@ -61,7 +61,7 @@ class EagerSparseTraining:
         weight, bias, atoms = self.parameters
         losses = []
         for x in batches:
-            top = F.relu(F.linear(x, weight, bias)).topk(self.k, dim=-1, sorted=False)
+            top = F.relu(F.linear(x, weight, bias)).topk(self.top_k, dim=-1, sorted=False)
             x_hat = F.embedding_bag(top.indices, atoms, per_sample_weights=top.values, mode="sum")
             loss = (x - x_hat).square().mean()
             self.optimizer.zero_grad()

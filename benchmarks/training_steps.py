@@ -5,11 +5,11 @@ import torch
 from benchmarks.data import backbone_tokens, make_tokens
 from benchmarks.peers import EagerSparseTraining, OvercompleteTraining, import_overcomplete
 from benchmarks.timing import Row, ratios, time_side_by_side
-from blindspots_lib.candidates import kmeans_candidates
-from blindspots_lib.formats import to_overcomplete
-from blindspots_lib.parts import SAEConfig
-from blindspots_lib.sae import TopKSAE
-from blindspots_lib.training import Trainer, make_sae
+from blindspots_lib.core.config import SAEConfig
+from blindspots_lib.sae.formats import to_overcomplete
+from blindspots_lib.sae.kmeans import kmeans_candidates
+from blindspots_lib.sae.model import TopKSAE
+from blindspots_lib.sae.train import Trainer, make_sae
 
 BATCH, K_ACTIVE = 1024, 5
 RATE = 3e-5  # suits encoders without a token length, which the peers do not have
@@ -20,7 +20,7 @@ NEVER = 10**9  # no concept counts as dead: the peers have no such term
 def make_trainer(n_concepts: int, dictionary: str, candidates: torch.Tensor, precision: str = "float32") -> Trainer:
     config = SAEConfig(
         n_concepts=n_concepts, k=K_ACTIVE, n_candidates=len(candidates), dictionary=dictionary, n_steps=1, batch_size=BATCH,
-        dead_after=NEVER, auxiliary_weight=0, precision=precision, search=precision,
+        dead_after=NEVER, aux_coeff=0, precision=precision, search=precision,
     )  # fmt: skip
     trainer = Trainer(make_sae(candidates.shape[1], config), config)
     trainer.sae.start_from(candidates, token_length=candidates.norm(dim=1).mean().item())
@@ -78,10 +78,7 @@ def run_archetypal(n: int = 8000) -> list[Row]:
     del peer_codes
     # the peer's gradient of W is not taken through the division by its sums, so that the first step parts them
     difference = check_parity(trainer, peer, batches[:1] * 3, lambda p, b: p.steps(b, monitoring=1), n_alike=1)
-    contestants = {
-        "peer": lambda: peer.steps(batches[:1]),
-        "dense": lambda: trainer.step(batches[0], RATE),
-    }
+    contestants = {"peer": lambda: peer.steps(batches[:1]), "dense": lambda: trainer.step(batches[0], RATE)}
     local, half = make_alike(n, "local", candidates), make_alike(n, "dense", candidates, "bfloat16")
     contestants["local"] = lambda: local.step(batches[0], RATE)
     contestants["dense, bfloat16"] = lambda: half.step(batches[0], RATE)

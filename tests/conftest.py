@@ -10,12 +10,13 @@ from jaxtyping import install_import_hook
 
 install_import_hook("blindspots_lib", "beartype.beartype")
 
-from blindspots_lib.study import PROJECT_ROOT, load_study  # noqa: E402
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.study import load_study
 
 TRIAL = {  # the smoke study with all that notebook 06 judges
     "pairs.public": {"seed": 1, "n": 12}, "pairs.caption_noise": 0.1, "sae.corpus": {"source": "scenes", "seed": 12, "n": 40},
     "models.2": {"name": "perfect", "label": "Perfect generator", "draws": "afresh"},
-    "validation": {"oracle": {"path": "models/mini/oracle"}, "clip": {"path": "models/mini/clip"}, "seeds": [1, 2]},
+    "validation": {"oracle": {"path": "miniatures/weights/oracle"}, "clip": {"path": "miniatures/weights/clip"}, "seeds": [1, 2]},
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blindspots_lib.ablations import largest_code, mean_code, power_rows
+from blindspots_lib.trial.ablations import largest_code, mean_code, power_rows
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [(largest_code, np.max), (mean_code, np.mean)])

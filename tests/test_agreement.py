@@ -2,9 +2,9 @@ import numpy as np
 import scipy.sparse as sp
 from PIL import Image
 
-from blindspots_lib.agreement import ClipEncoder, agreement, name_concepts, word_scores
-from blindspots_lib.parts import Weights
-from blindspots_lib.scenes import draw_scene
+from blindspots_lib.core.config import Weights
+from blindspots_lib.data.scenes import draw_scene
+from blindspots_lib.trial.clip_score import ClipEncoder, agreement, name_concepts, word_scores
 
 
 def test_word_scores_worked_out_by_hand():
@@ -21,7 +21,7 @@ def test_a_concept_is_named_after_the_word_nearest_to_its_images():
 
 def test_the_miniature_clip_tells_whose_caption_it_is():
     scenes = [draw_scene(seed=77, index=index) for index in range(40)]
-    encoder = ClipEncoder(Weights(path="models/mini/clip"))
+    encoder = ClipEncoder(Weights(path="miniatures/weights/clip"))
     images = encoder.images([Image.fromarray(rendering.image) for _, rendering in scenes])
     captions = encoder.captions([scene.caption for scene, _ in scenes])
     own = agreement(images, captions)

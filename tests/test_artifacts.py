@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from blindspots_lib.artifacts import Artifact, replacing
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.artifacts import Artifact, replacing
+from blindspots_lib.core.errors import StudyError
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blindspots_lib.baselines import clusters, global_scores, principal_components, random_dictionary, raw_features
+from blindspots_lib.trial.baselines import clusters, global_scores, principal_components, random_dictionary, raw_features
 
 
 @pytest.fixture

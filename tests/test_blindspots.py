@@ -4,24 +4,26 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import pearsonr, skew
 
-from blindspots_lib.blindspots import (
+from blindspots_lib.analysis.delta import (
     concept_table,
-    correlate_apart,
-    correlate_error_with_frequency,
-    correlate_models,
-    distribution_shape,
     energy_difference,
-    frequency_bands,
-    frequency_values,
     measure_difference,
     published_interval,
     ranked_deltas,
     ratio_interval,
 )
-from blindspots_lib.concepts import Energies
-from blindspots_lib.parts import Analysis
-from blindspots_lib.statistics import ConceptStats
-from blindspots_lib.study import StudyError
+from blindspots_lib.analysis.distribution import (
+    correlate_apart,
+    correlate_error_with_frequency,
+    correlate_models,
+    distribution_shape,
+    frequency_bands,
+    frequency_values,
+)
+from blindspots_lib.analysis.energies import Energies
+from blindspots_lib.analysis.statistics import ConceptStats
+from blindspots_lib.core.config import Analysis
+from blindspots_lib.core.errors import StudyError
 
 ANALYSIS = Analysis(min_images=2)
 
@@ -117,10 +119,7 @@ def one_token_images(codes: list[list[float]]) -> Energies:
 
 
 def test_table_ranks_only_concepts_seen_often_enough():
-    energies = {
-        "real": one_token_images([[1, 0, 0, 0], [1, 1, 0, 0]]),
-        "one": one_token_images([[3, 0, 2, 0], [0, 0, 2, 0]]),
-    }
+    energies = {"real": one_token_images([[1, 0, 0, 0], [1, 1, 0, 0]]), "one": one_token_images([[3, 0, 2, 0], [0, 0, 2, 0]])}
     table = concept_table(energies, ANALYSIS, [("dvd", 0.9), ("", np.nan), ("wood", 0.8), ("", np.nan)])
     assert table["delta_one"].round(3).tolist()[:3] == [0.6, 0.0, 1.0]
     assert np.isnan(table["delta_one"][3])

@@ -2,8 +2,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
-from blindspots_lib.concepts import association_names, cooccurrence, roc_areas
-from blindspots_lib.pairs import PairTable
+from blindspots_lib.analysis.energies import cooccurrence
+from blindspots_lib.data.pairs import PairTable
+from blindspots_lib.trial.tables import association_names, roc_areas
 
 
 def test_cooccurrence_counts_images_on_which_both_fire():

@@ -3,7 +3,7 @@ from threading import Barrier, Event
 import pytest
 import torch
 
-from blindspots_lib.cores import side_by_side
+from blindspots_lib.core.parallel import side_by_side
 
 
 def test_work_is_done_at_once_on_a_share_of_the_cores_and_comes_in_order():

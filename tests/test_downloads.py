@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blindspots_lib import downloads
-from blindspots_lib.downloads import UNREACHABLE, Fetched, download_in_order, fetch_image
-from blindspots_lib.images import encode_png
-from blindspots_lib.parts import LinkedPairs
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.config import LinkedPairs
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.data import downloads
+from blindspots_lib.data.downloads import UNREACHABLE, Fetched, download_in_order, fetch_image
+from blindspots_lib.data.images import encode_png
 
 PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
 PNG = {"Content-Type": "image/png"}

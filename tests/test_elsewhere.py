@@ -2,10 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blindspots_lib.elsewhere import take_images
-from blindspots_lib.images import encode_png
-from blindspots_lib.pairs import ImageStore, collect_pairs, read_shard, shards_of
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.storage import read_shard, shards_of
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.images import encode_png
+from blindspots_lib.data.pairs import ImageStore
+from blindspots_lib.models.external import take_images
 
 PICTURES = {name: encode_png(np.full((8, 8, 3), 50 * i, np.uint8)) for i, name in enumerate("abcd")}
 

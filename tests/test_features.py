@@ -6,22 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from blindspots_lib.features import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TokenExtractor,
-    TokenLayout,
-    extract_tokens,
-    image_descriptor,
-    image_transform,
-    open_array,
-    save_array,
-    token_layout,
-)
-from blindspots_lib.pairs import collect_pairs
-from blindspots_lib.parts import Backbone
-from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import PROJECT_ROOT, StudyError
+from blindspots_lib.analysis.descriptors import image_descriptor
+from blindspots_lib.core.config import Backbone
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.storage import open_array, save_array
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.scenes import draw_scene
+from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD, TokenExtractor, TokenLayout, image_transform, token_layout
+from blindspots_lib.models.tokens import extract_tokens
 
 
 @pytest.mark.parametrize(("size", "resize", "crop"), [((64, 64), 64, 64), ((400, 300), 256, 224), ((90, 161), 256, 224)])

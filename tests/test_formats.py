@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.peers import import_overcomplete
-from blindspots_lib.dictionaries import decode
-from blindspots_lib.formats import frozen, read_overcomplete, to_overcomplete
-from blindspots_lib.sae import TopKSAE, load_sae
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.sae.dictionaries import decode
+from blindspots_lib.sae.formats import frozen, read_overcomplete, to_overcomplete
+from blindspots_lib.sae.model import TopKSAE, load_sae
 
 D, K, C = 6, 20, 15
 

@@ -4,19 +4,21 @@ from threading import Barrier, Lock
 import numpy as np
 import pytest
 
-from blindspots_lib import generation
-from blindspots_lib.generation import batches_of, cause_of_loss, generate_images, generate_rows, image_seed, made_by
-from blindspots_lib.images import decode_image
-from blindspots_lib.pairs import collect_pairs, read_shard, shards_of
-from blindspots_lib.pipelines import generate_batch, load_pipeline
-from blindspots_lib.study import PROJECT_ROOT, StudyError
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.storage import read_shard, shards_of
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.images import decode_image
+from blindspots_lib.models import generate as generation
+from blindspots_lib.models.generate import batches_of, cause_of_loss, generate_images, generate_rows, image_seed, made_by
+from blindspots_lib.models.pipelines import generate_batch, load_pipeline
 
 # A run that kills itself, by SIGKILL, while it writes the third batch of generations.
 KILLED_RUN = """
 import os, signal
-from blindspots_lib import generation
-from blindspots_lib.results import collect_images
-from blindspots_lib.study import load_study
+from blindspots_lib.models import generate as generation
+from blindspots_lib.run.stages import collect_images
+from blindspots_lib.core.study import load_study
 
 write_shard, written = generation.write_shard, []
 

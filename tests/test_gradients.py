@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from blindspots_lib import gradients
-from blindspots_lib.dictionaries import MixtureDecoding
-from blindspots_lib.gradients import dead_pulls, sae_gradients
-from blindspots_lib.sae import TopKSAE
+from blindspots_lib.sae import gradients
+from blindspots_lib.sae.dictionaries import MixtureDecoding
+from blindspots_lib.sae.gradients import dead_pulls, sae_gradients
+from blindspots_lib.sae.model import TopKSAE
 
 D, K, C, TOKENS = 5, 40, 7, 11
 
@@ -28,7 +28,7 @@ def make_sae(kind: str, n_concepts: int = K, k: int = 3, n_neighbours: int = 4) 
 def dense_loss(sae: TopKSAE, x: torch.Tensor) -> torch.Tensor:
     """What anyone would write: dense codes, dense W with rows divided by their sums, autograd."""
     preactivations = sae.encoder(x / sae.token_length)
-    kept = torch.zeros_like(preactivations).scatter(1, preactivations.topk(sae.k).indices, 1.0)
+    kept = torch.zeros_like(preactivations).scatter(1, preactivations.topk(sae.top_k).indices, 1.0)
     dictionary = sae.dictionary
     if hasattr(dictionary, "free_atoms"):
         atoms = dictionary.free_atoms
@@ -58,7 +58,7 @@ def test_gradients_match_dense_autograd(kind, n_concepts):
 
 
 def test_dense_weights_are_reassociated_only_when_more_concepts_fire_than_there_are_tokens():
-    from blindspots_lib.dictionaries import firings_of
+    from blindspots_lib.sae.dictionaries import firings_of
 
     x = torch.randn(TOKENS, D, dtype=torch.float64)
     for n_concepts, expected in ((K, True), (8, False)):
@@ -77,7 +77,7 @@ def test_a_batch_that_fires_nothing_has_no_gradient():
 
 def test_dead_concepts_are_drawn_to_badly_rebuilt_tokens_they_like(monkeypatch):
     monkeypatch.setattr(gradients, "FAVOURITES", 1)
-    sae = TopKSAE(d=2, n_concepts=3, k=1, n_candidates=3)
+    sae = TopKSAE(d=2, n_concepts=3, top_k=1, n_candidates=3)
     with torch.no_grad():
         sae.encoder.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]))
     tokens = torch.tensor([[9.0, 9.0], [1.0, 2.0], [3.0, 0.5], [8.0, 8.0], [2.0, 0.0], [7.0, 7.0], [6.0, 6.0], [4.0, 4.0]])

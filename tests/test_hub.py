@@ -8,9 +8,9 @@ from standin_hub import COMMIT
 # Fetches a model of the repository in $REPO and says where it lies, or what went wrong; waits are counted, not slept.
 FETCH = f"""
 import os
-from blindspots_lib import hub
-from blindspots_lib.parts import Weights
-from blindspots_lib.study import StudyError
+from blindspots_lib.core import hub
+from blindspots_lib.core.config import Weights
+from blindspots_lib.core.errors import StudyError
 
 hub.patiently.__defaults__ = (lambda seconds: print("waited", seconds),)
 try:

@@ -2,9 +2,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.metrics import average_precision_score
 
-from blindspots_lib import matching
-from blindspots_lib.matching import GROUP, amounts_of_truths, average_precisions, best_units, match_concepts, true_presence
-from blindspots_lib.pairs import PairTable
+from blindspots_lib.data.pairs import PairTable
+from blindspots_lib.trial import matching
+from blindspots_lib.trial.matching import GROUP, amounts_of_truths, average_precisions, best_units, match_concepts, true_presence
 
 
 def test_a_concept_stands_for_what_holds_most_of_its_energy(monkeypatch):

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from blindspots_lib.measures import (
+from blindspots_lib.core.config import Analysis
+from blindspots_lib.trial.metrics import (
     auroc,
     concept_change,
     copy_scores,
@@ -12,8 +13,7 @@ from blindspots_lib.measures import (
     over_seeds,
     precision_at_false_positives,
     resampled,
-)  # fmt: skip
-from blindspots_lib.parts import Analysis
+)
 
 
 def test_detection_worked_out_by_hand():

@@ -3,19 +3,21 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from blindspots_lib import memorization
-from blindspots_lib.artifacts import Artifact
-from blindspots_lib.concepts import TokenCodes
-from blindspots_lib.features import TokenLayout, image_descriptor, save_array
-from blindspots_lib.memorization import (
+from blindspots_lib.analysis import memorization
+from blindspots_lib.analysis.descriptors import image_descriptor
+from blindspots_lib.analysis.energies import TokenCodes
+from blindspots_lib.analysis.memorization import (
     datapoint_delta,
     distance_in_place,
     energy_distance,
     extreme_pairs,
     nearer_than_real,
     nearest_training_images,
-)  # fmt: skip
-from blindspots_lib.tokens import StoredTokens
+)
+from blindspots_lib.core.artifacts import Artifact
+from blindspots_lib.core.storage import save_array
+from blindspots_lib.models.backbone import TokenLayout
+from blindspots_lib.models.tokens import StoredTokens
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import recipe
-from models.text import clip_tokenizer, t5_tokenizer
+from miniatures import recipe
+from miniatures.text import clip_tokenizer, t5_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 from conftest import TRIAL, smoke_with
 
-from blindspots_lib import notebooks, widgets
-from blindspots_lib.plan import trained_again
-from blindspots_lib.planted import planted_in
-from blindspots_lib.results import Results
-from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
-from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
+from blindspots_lib.analysis.results import Results
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.study import load_study
+from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
+from blindspots_lib.figures import widgets
+from blindspots_lib.run import notebooks
+from blindspots_lib.run.plan import trained_again
+from blindspots_lib.trial.plants import planted_in
 
 NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
@@ -165,11 +168,11 @@ def test_changed_input_reruns_exactly_what_depends_on_it(smoke):
 
 def test_stages_know_what_they_depend_on(make_study, monkeypatch, tmp_path):
     """Which fingerprints a change of the study moves, without running anything."""
-    from blindspots_lib.concepts import energies_artifact
-    from blindspots_lib.features import features_artifact
-    from blindspots_lib.generation import generation_artifact
-    from blindspots_lib.pairs import pairs_artifact
-    from blindspots_lib.training import sae_artifact
+    from blindspots_lib.analysis.energies import energies_artifact
+    from blindspots_lib.data.collect import pairs_artifact
+    from blindspots_lib.models.generate import generation_artifact
+    from blindspots_lib.models.tokens import features_artifact
+    from blindspots_lib.sae.train import sae_artifact
 
     def fingerprints(changes):
         study = make_study(changes)

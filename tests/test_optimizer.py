@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from blindspots_lib import optimizer as module
-from blindspots_lib.dictionaries import row_gradient
-from blindspots_lib.optimizer import RowAdamW
+from blindspots_lib.sae.dictionaries import row_gradient
+from blindspots_lib.sae.optimizer import RowAdamW
 
 
 @pytest.mark.parametrize("block", [6, 10**6])

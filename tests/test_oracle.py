@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 from conftest import TRIAL, smoke_with
 
-from blindspots_lib.matching import NAMES, true_presence
-from blindspots_lib.measures import concept_change
-from blindspots_lib.oracle import judge_images, open_verdicts
-from blindspots_lib.pairs import collect_pairs, read_pair_table
-from blindspots_lib.perfect import draw_afresh
-from blindspots_lib.planted import planted_in
-from blindspots_lib.study import load_study
+from blindspots_lib.core.study import load_study
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.pairs import read_pair_table
+from blindspots_lib.models.perfect import draw_afresh
+from blindspots_lib.trial.matching import NAMES, true_presence
+from blindspots_lib.trial.metrics import concept_change
+from blindspots_lib.trial.oracle import judge_images, open_verdicts
+from blindspots_lib.trial.plants import planted_in
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import blindspots_lib
-from blindspots_lib.study import PROJECT_ROOT
+from blindspots_lib.core.paths import PROJECT_ROOT
 
 
 def canonical(name):

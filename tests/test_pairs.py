@@ -5,20 +5,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from blindspots_lib.artifacts import Artifact
-from blindspots_lib.images import decode_image, encode_png
-from blindspots_lib.pairs import (
-    ImageStore,
-    collect_pairs,
-    complete_pairs,
-    generation_schema,
-    pair_schema,
-    read_pair_table,
-    shards_of,
-    write_shard,
-)
-from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.artifacts import Artifact
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.storage import shards_of, write_shard
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.images import decode_image, encode_png
+from blindspots_lib.data.pairs import ImageStore, complete_pairs, generation_schema, pair_schema, read_pair_table
+from blindspots_lib.data.scenes import draw_scene
 
 PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
 

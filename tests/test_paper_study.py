@@ -15,9 +15,9 @@ import tiny_repos
 import yaml
 from PIL import Image
 
-from blindspots_lib.images import encode_png
-from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import PROJECT_ROOT
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.data.images import encode_png
+from blindspots_lib.data.scenes import draw_scene
 
 PNG = {"Content-Type": "image/png"}
 LAION = "laion/relaion2B-en-research-safe"
@@ -125,9 +125,9 @@ def test_what_is_cached_works_without_a_network(hub, paper):
     offline = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9", "BLINDSPOTS_RUNS": str(folder / "elsewhere")}
     script = """
 import sys
-from blindspots_lib.pipelines import load_pipeline
-from blindspots_lib.features import TokenExtractor
-from blindspots_lib.study import load_study
+from blindspots_lib.models.pipelines import load_pipeline
+from blindspots_lib.models.backbone import TokenExtractor
+from blindspots_lib.core.study import load_study
 study = load_study(sys.argv[1])
 print([type(load_pipeline(model)).__name__ for model in study.models], TokenExtractor(study.backbone).layout.n_tokens)
 """

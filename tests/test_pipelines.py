@@ -5,11 +5,11 @@ import pytest
 import tiny_repos
 import torch
 
-from blindspots_lib.generation import generate_rows
-from blindspots_lib.hub import weights_fingerprint
-from blindspots_lib.parts import TextToImageModel
-from blindspots_lib.pipelines import generate_batch, load_pipeline, place
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.config import TextToImageModel
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.hub import weights_fingerprint
+from blindspots_lib.models.generate import generate_rows
+from blindspots_lib.models.pipelines import generate_batch, load_pipeline, place
 
 ROWS = [{"pair_id": "a", "caption": "a dog"}, {"pair_id": "b", "caption": "a cat on wood"}]
 

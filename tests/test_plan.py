@@ -3,14 +3,15 @@
 import pytest
 
 from blindspots_lib import check as checking
-from blindspots_lib.check import check
-from blindspots_lib.costs import disk_rows, sae_memory, token_shape
-from blindspots_lib.plan import plan_rows, trained_again
-from blindspots_lib.results import Results, collect_sae
-from blindspots_lib.stability import run_configs
-from blindspots_lib.study import load_study
-from blindspots_lib.training import make_sae
-from blindspots_lib.validation import Trial
+from blindspots_lib.analysis.results import Results
+from blindspots_lib.core.study import load_study
+from blindspots_lib.run.check import check
+from blindspots_lib.run.costs import disk_rows, sae_memory, token_shape
+from blindspots_lib.run.plan import plan_rows, trained_again
+from blindspots_lib.run.stages import collect_sae
+from blindspots_lib.sae.stability import run_configs
+from blindspots_lib.sae.train import make_sae
+from blindspots_lib.trial.trial import Trial
 
 
 def test_a_plan_counts_what_the_study_then_writes(make_study):

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from blindspots_lib.matching import concepts_of
-from blindspots_lib.planted import planted_in
-from blindspots_lib.scenes import BACKGROUNDS, OBJECTS
-from blindspots_lib.study import load_study
-from models import plants
-from models.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, is_untouched, plants_of, shown
-from models.recipe import MODELS_DIR, concept_indices
+from blindspots_lib.core.study import load_study
+from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
+from blindspots_lib.trial.matching import concepts_of
+from blindspots_lib.trial.plants import planted_in
+from miniatures import plants
+from miniatures.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, is_untouched, plants_of, shown
+from miniatures.recipe import MODELS_DIR, concept_indices
 
 NAMES = [*OBJECTS, *BACKGROUNDS]
 

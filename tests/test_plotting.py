@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from blindspots_lib import exhibits, plotting
-from blindspots_lib.galleries import Cell, Row, draw_grid, principal_colours, printable
+from blindspots_lib.figures import charts as plotting
+from blindspots_lib.figures import galleries as exhibits
+from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
 
 
 @pytest.fixture(autouse=True)

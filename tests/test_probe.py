@@ -1,8 +1,8 @@
 import numpy as np
 
-from blindspots_lib.parts import ScenePairs, Scenes
-from blindspots_lib.probe import patch_labels, probe_amounts
-from blindspots_lib.scenes import BACKGROUNDS, OBJECTS, draw_scene
+from blindspots_lib.core.config import ScenePairs, Scenes
+from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS, draw_scene
+from blindspots_lib.trial.probe import patch_labels, probe_amounts
 
 
 def test_patches_are_labelled_by_what_covers_most_of_them():

@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from blindspots_lib.quality import coherence, effective_rank, hull_distance, match_atoms, measure_coding, onto_simplex
-from blindspots_lib.sae import TopKSAE
+from blindspots_lib.sae.metrics import coherence, effective_rank, hull_distance, match_atoms, measure_coding, onto_simplex
+from blindspots_lib.sae.model import TopKSAE
 
 
 def test_coding_of_tokens_worked_out_by_hand():
-    sae = TopKSAE(d=2, n_concepts=3, k=1, n_candidates=1, dictionary="free")
+    sae = TopKSAE(d=2, n_concepts=3, top_k=1, n_candidates=1, dictionary="free")
     with torch.no_grad():
         sae.encoder.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-9.0, -9.0]]))
         sae.encoder.bias.zero_()

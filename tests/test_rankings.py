@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from blindspots_lib.matching import NAMES
-from blindspots_lib.rankings import gains_table, named_table, truth_table, unit_table
+from blindspots_lib.trial.matching import NAMES
+from blindspots_lib.trial.tables import gains_table, named_table, truth_table, unit_table
 
 AMOUNTS = {
     "real": sp.csr_matrix([[2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]),  # the first unit fires on the dvd, the second on wood

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from blindspots_lib.study import PROJECT_ROOT, load_study
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.study import load_study
 
 PAGES = {
     name: (PROJECT_ROOT / name).read_text(encoding="utf-8")

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from blindspots_lib.concepts import image_energies
-from blindspots_lib.features import TokenExtractor
-from blindspots_lib.pairs import generation_schema, read_shard, shards_of, write_shard
-from blindspots_lib.results import Results, collect_images, collect_sae
-from blindspots_lib.sae import load_sae
+from blindspots_lib.analysis.energies import image_energies
+from blindspots_lib.analysis.results import Results
+from blindspots_lib.core.storage import read_shard, shards_of, write_shard
+from blindspots_lib.data.pairs import generation_schema
+from blindspots_lib.models.backbone import TokenExtractor
+from blindspots_lib.run.stages import collect_images, collect_sae
+from blindspots_lib.sae.model import load_sae
 
 
 def test_sides_stay_pairs_when_a_source_loses_and_reorders_images(make_study):

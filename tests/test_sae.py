@@ -1,13 +1,19 @@
 import pytest
 import torch
 
-from blindspots_lib.dictionaries import Codes, DenseArchetypalDictionary, LocalArchetypalDictionary, decode, nearest_candidates
-from blindspots_lib.sae import TopKSAE, load_sae
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.sae.dictionaries import (
+    Codes,
+    DenseArchetypalDictionary,
+    LocalArchetypalDictionary,
+    decode,
+    nearest_candidates,
+)
+from blindspots_lib.sae.model import TopKSAE, load_sae
 
 
 def test_codes_keep_the_largest_and_drop_negatives():
-    sae = TopKSAE(d=4, n_concepts=4, k=2, n_candidates=1, dictionary="free")
+    sae = TopKSAE(d=4, n_concepts=4, top_k=2, n_candidates=1, dictionary="free")
     with torch.no_grad():
         sae.encoder.weight.copy_(torch.eye(4))
         sae.encoder.bias.zero_()
@@ -45,7 +51,7 @@ def test_a_radius_of_zero_keeps_atoms_in_the_hull():
 
 def test_start_puts_atoms_on_candidates_and_codes_are_a_kth_of_the_cosine():
     candidates = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=6)
+    sae = TopKSAE(d=4, n_concepts=6, top_k=2, n_candidates=6)
     sae.start_from(candidates, token_length=3.0)
     assert torch.equal(sae.dictionary.atoms(), candidates)
     tokens = 3 * torch.nn.functional.normalize(candidates, dim=1)
@@ -77,14 +83,14 @@ def test_local_dictionary_with_all_candidates_is_the_dense_one():
 @pytest.mark.parametrize("kind", ["dense", "local", "free"])
 def test_forward_decodes_the_active_atoms(kind):
     torch.manual_seed(0)
-    sae = TopKSAE(d=4, n_concepts=9, k=2, n_candidates=6, dictionary=kind, n_neighbours=3)
+    sae = TopKSAE(d=4, n_concepts=9, top_k=2, n_candidates=6, dictionary=kind, n_neighbours=3)
     sae.start_from(torch.randn(6, 4), token_length=2.0)
     reconstruction, codes = sae(torch.randn(5, 4))
     torch.testing.assert_close(reconstruction, decode(codes, sae.dictionary.atoms()))
 
 
 def test_without_k_every_code_at_or_above_the_threshold_is_kept():
-    sae = TopKSAE(d=3, n_concepts=3, k=None, n_candidates=1, dictionary="free")
+    sae = TopKSAE(d=3, n_concepts=3, top_k=None, n_candidates=1, dictionary="free")
     with torch.no_grad():
         sae.encoder.weight.copy_(torch.eye(3))
         sae.encoder.bias.zero_()
@@ -96,7 +102,7 @@ def test_without_k_every_code_at_or_above_the_threshold_is_kept():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"k": 9}, "sae.k = 9: must not exceed sae.n_concepts = 8"),
+        ({"k": 9}, "sae.top_k = 9: must not exceed sae.n_concepts = 8"),
         ({"dictionary": "local", "n_neighbours": 7}, "sae.n_neighbours = 7: must not exceed sae.n_candidates = 6"),
     ],
 )
@@ -106,20 +112,20 @@ def test_sizes_that_do_not_fit_are_named(shape, message):
 
 
 def test_tokens_that_are_not_finite_are_refused():
-    sae = TopKSAE(d=2, n_concepts=4, k=2, n_candidates=4)
+    sae = TopKSAE(d=2, n_concepts=4, top_k=2, n_candidates=4)
     with pytest.raises(StudyError, match="its tokens hold NaN or infinity"):
         sae.encode(torch.tensor([[1.0, float("nan")]]))
 
 
 def test_width_that_does_not_fit_is_named():
-    sae = TopKSAE(d=192, n_concepts=8, k=2, n_candidates=8)
+    sae = TopKSAE(d=192, n_concepts=8, top_k=2, n_candidates=8)
     with pytest.raises(StudyError, match="made for tokens of width 192, got width 768"):
         sae.encode(torch.zeros(3, 768))
 
 
 @pytest.mark.parametrize("kind", ["dense", "local", "free"])
 def test_saved_and_loaded_gives_the_same_codes(tmp_path, kind):
-    sae = TopKSAE(d=4, n_concepts=6, k=2, n_candidates=5, dictionary=kind, relaxation_radius=0.5, n_neighbours=3)
+    sae = TopKSAE(d=4, n_concepts=6, top_k=2, n_candidates=5, dictionary=kind, relaxation_radius=0.5, n_neighbours=3)
     sae.start_from(torch.randn(5, 4), token_length=2.0)
     sae.save_pretrained(tmp_path)
     again, x = load_sae(tmp_path), torch.randn(10, 4)

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blindspots_lib.pairs import ImageStore, collect_pairs, read_pair_table
-from blindspots_lib.perfect import draw_afresh
-from blindspots_lib.results import Results
-from blindspots_lib.scene_pairs import caption_owners
-from blindspots_lib.scenes import draw_scene, render_scene, sample_scene, scene_rng
-from blindspots_lib.study import StudyError
+from blindspots_lib.analysis.results import Results
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.data.pairs import ImageStore, read_pair_table
+from blindspots_lib.data.scene_pairs import caption_owners
+from blindspots_lib.data.scenes import draw_scene, render_scene, sample_scene, scene_rng
+from blindspots_lib.models.perfect import draw_afresh
 
 PERFECT = {"name": "perfect", "label": "Perfect generator", "draws": "afresh"}
 

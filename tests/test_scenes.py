@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blindspots_lib.scenes import (
+from blindspots_lib.data.scenes import (
     BACKGROUNDS,
     DEFAULT_PRIOR,
     OBJECTS,

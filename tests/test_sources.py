@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 from standin_hub import COMMIT
 
-from blindspots_lib.images import encode_png, shrunk
-from blindspots_lib.pairs import ImageStore, collect_corpus, collect_pairs, read_pair_table, shards_of
-from blindspots_lib.parts import SAEConfig
-from blindspots_lib.scenes import draw_scene
-from blindspots_lib.study import StudyError
+from blindspots_lib.core.config import SAEConfig
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.storage import shards_of
+from blindspots_lib.data.collect import collect_corpus, collect_pairs
+from blindspots_lib.data.images import encode_png, shrunk
+from blindspots_lib.data.pairs import ImageStore, read_pair_table
+from blindspots_lib.data.scenes import draw_scene
 
 PICTURES = [encode_png(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(12)]
 
@@ -45,7 +47,7 @@ def test_a_set_on_this_machine_is_read_in_its_seeded_order_and_goes_on_where_it_
         assert value_of(store[pair_id]) == int(caption.split()[1])
     expected = {path.name: path.read_bytes() for path in shards_of(whole)}
 
-    from blindspots_lib import pairs
+    from blindspots_lib.data import pairs
 
     monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "again"))
     write, written = pairs.write_shard, []
@@ -130,9 +132,10 @@ def test_a_set_of_files_in_an_archive_is_read_too(study_of, tmp_path):
 
 FROM_THE_HUB = """
 import os
-from blindspots_lib.artifacts import read_json
-from blindspots_lib.pairs import ImageStore, collect_corpus, collect_pairs, read_pair_table
-from blindspots_lib.study import load_study
+from blindspots_lib.core.artifacts import read_json
+from blindspots_lib.data.pairs import ImageStore, read_pair_table
+from blindspots_lib.data.collect import collect_corpus, collect_pairs
+from blindspots_lib.core.study import load_study
 
 study = load_study(os.environ["STUDY_FILE"])
 pairs, corpus = collect_pairs(study), collect_corpus(study)

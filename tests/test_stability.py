@@ -1,9 +1,9 @@
 import torch
 
-from blindspots_lib.pairs import collect_pairs
-from blindspots_lib.sae import TopKSAE, load_sae
-from blindspots_lib.stability import compare_runs, describe_runs, living_atoms, train_runs
-from blindspots_lib.tokens import open_tokens
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.models.tokens import open_tokens
+from blindspots_lib.sae.model import TopKSAE, load_sae
+from blindspots_lib.sae.stability import compare_runs, describe_runs, living_atoms, train_runs
 
 
 def test_runs_differ_in_the_order_of_tokens_or_in_their_start_too(make_study):
@@ -37,7 +37,7 @@ def test_runs_differ_in_the_order_of_tokens_or_in_their_start_too(make_study):
 
 
 def test_atoms_of_concepts_that_never_fire_do_not_count():
-    sae = TopKSAE(d=2, n_concepts=3, k=1, n_candidates=1, dictionary="free")
+    sae = TopKSAE(d=2, n_concepts=3, top_k=1, n_candidates=1, dictionary="free")
     with torch.no_grad():
         sae.encoder.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.5]]))
         sae.encoder.bias.zero_()

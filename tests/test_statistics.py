@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from blindspots_lib.statistics import ConceptStats, ExactSum, image_energies
-from blindspots_lib.study import StudyError
+from blindspots_lib.analysis.statistics import ConceptStats, ExactSum, image_energies
+from blindspots_lib.core.errors import StudyError
 
 # Two images of two tokens with two active concepts each, of five concepts.
 INDICES = np.array([[[0, 3], [3, 1]], [[4, 0], [2, 0]]], np.uint32)

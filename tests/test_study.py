@@ -1,7 +1,9 @@
 import pytest
 from conftest import TRIAL
 
-from blindspots_lib.study import PROJECT_ROOT, StudyError, load_study
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.study import load_study
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
@@ -14,7 +16,7 @@ def test_every_study_in_the_project_is_valid(path):
     [
         ({"pears": 1}, ["pears", "unknown key"]),
         ({"sae.kk": 5}, ["sae.kk", "unknown key"]),
-        ({"sae.k": ...}, ["sae.k", "missing"]),
+        ({"sae.top_k": ...}, ["sae.top_k", "missing"]),
         ({"backbone.revision": "main"}, ["backbone", "revision: goes with repo"]),
         ({"backbone": {"repo": "a/b", "revision": "main", "resize": 8, "crop": 8}}, ["backbone", "'main'", "not a commit hash"]),
         ({"backbone": {"repo": "a/b", "resize": 8, "crop": 8}}, ["backbone", "revision", "full commit hash"]),
@@ -24,7 +26,7 @@ def test_every_study_in_the_project_is_valid(path):
         ({"analysis.suppressed_below": 0.7}, ["analysis.suppressed_below", "0.7", "less than 0.5"]),
         ({"analysis.tokens": "registers"}, ["analysis.tokens", "'registers'", "'patches', 'all' or 'cls'"]),
         ({"sae.dictionary": "local", "sae.n_neighbours": 49}, ["sae.n_neighbours = 49", "sae.n_candidates = 48"]),
-        ({"sae.k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
+        ({"sae.top_k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
         ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
         ({"models.1.name": "real"}, ["'real'", "taken"]),
         ({"models.1.name": "corpus"}, ["'corpus'", "taken"]),

@@ -3,10 +3,11 @@ import pytest
 import torch
 from test_training import CONFIG, ListedTokens
 
-from blindspots_lib.pairs import collect_pairs
-from blindspots_lib.results import Results
-from blindspots_lib.study import StudyError
-from blindspots_lib.tokens import ComputedTokens, StoredTokens, TrainingTokens, open_tokens
+from blindspots_lib.analysis.results import Results
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.data.collect import collect_pairs
+from blindspots_lib.models.tokens import ComputedTokens, StoredTokens, open_tokens
+from blindspots_lib.sae.batches import TrainingTokens
 
 
 def numbered_shards(sizes: list[int]) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from blindspots_lib import topk
-from blindspots_lib.topk import largest_of, products_above, search_by_integers, top_products
+from blindspots_lib.sae import topk
+from blindspots_lib.sae.topk import largest_of, products_above, search_by_integers, top_products
 
 
 @pytest.fixture

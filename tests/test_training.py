@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from blindspots_lib.candidates import find_start, keep_start, kmeans_candidates
-from blindspots_lib.features import TokenLayout
-from blindspots_lib.parts import SAEConfig
-from blindspots_lib.sae import load_sae
-from blindspots_lib.study import StudyError
-from blindspots_lib.tokens import TokenSource, TrainingTokens
-from blindspots_lib.training import Trainer, fit_sae, fit_saes, learning_rate, make_sae, train_sae
+from blindspots_lib.core.config import SAEConfig
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.models.backbone import TokenLayout
+from blindspots_lib.models.tokens import TokenSource
+from blindspots_lib.sae.batches import TrainingTokens
+from blindspots_lib.sae.kmeans import find_start, keep_start, kmeans_candidates
+from blindspots_lib.sae.model import load_sae
+from blindspots_lib.sae.train import Trainer, fit_sae, fit_saes, learning_rate, make_sae, train_sae
 
-CONFIG = SAEConfig(n_concepts=24, k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
+CONFIG = SAEConfig(n_concepts=24, top_k=3, n_candidates=20, n_steps=40, batch_size=128, learning_rate=5e-3, checkpoint_every=8)
 
 
 class ListedTokens(TokenSource):
@@ -39,9 +40,9 @@ from pathlib import Path
 import torch
 sys.path.insert(0, "tests")
 from test_training import ListedTokens, TrainingTokens
-from blindspots_lib import training
-from blindspots_lib.candidates import find_start
-from blindspots_lib.parts import SAEConfig
+from blindspots_lib.sae import train as training
+from blindspots_lib.sae.kmeans import find_start
+from blindspots_lib.core.config import SAEConfig
 
 save_file, written = training.save_file, []
 
@@ -124,7 +125,7 @@ def test_learning_rate_warms_up_and_ends_low():
 @pytest.mark.parametrize(("weight", "moves"), [(0.0, False), (1.0, True)])
 def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
     torch.manual_seed(0)
-    config = CONFIG.model_copy(update={"k": 1, "auxiliary_weight": weight, "weight_decay": 0.0})
+    config = CONFIG.model_copy(update={"k": 1, "aux_coeff": weight, "weight_decay": 0.0})
     trainer = Trainer(make_sae(16, config), config)
     sae = trainer.sae
     sae.start_from(torch.randn(20, 16), token_length=4.0)
@@ -132,7 +133,7 @@ def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
         sae.encoder.weight[7] = 0
         sae.encoder.bias[7] = -1
     sae.dictionary.prepare_training(torch.float32)
-    trainer.silent[7] = 1000
+    trainer.steps_since_fired[7] = 1000
     before = sae.dictionary.relaxation[7].clone(), sae.encoder.weight[7].clone()
     row = trainer.step(3 * torch.randn(64, 16), rate=1e-2)
     assert row["dead"] == 1

@@ -1,0 +1,367 @@
+"""The parts of a study: pairs, models, backbone, SAE, analysis; each validated, immutable, unknown keys refused."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def contents(part: Part | None, *left_out: str) -> dict[str, Any] | None:
+    """What a part says, but the keys at their default and those left out: what fingerprints are made of.
+
+    A key that a later version adds, at its default, changes no fingerprint.
+    """
+    return None if part is None else part.model_dump(mode="json", exclude=set(left_out), exclude_defaults=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Repo = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+
+
+class Place(Part):
+    """Where files are: a local folder or file, or a hub repository at one commit."""
+
+    path: str | None = None  # relative to the project, or absolute
+    repo: Repo | None = None  # hub id, owner/name
+    revision: str | None = None  # full commit hash: a branch may move, a commit cannot
+
+    may_be_latest: ClassVar[bool] = False  # whether revision may be "latest": found on first use, then recorded
+
+    @model_validator(mode="after")
+    def check_one_place(self):
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("give one of path (a local folder) and repo (a hub id, with its revision)")
+        if self.path and self.revision:
+            raise ValueError("revision: goes with repo, not with path; remove it")
+        if self.repo and not self.revision:
+            raise ValueError(f"revision: missing for {self.repo}; give the full commit hash, as in the repository's history")
+        if self.revision == "latest" and self.may_be_latest:
+            return self
+        if self.revision and not (len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")):
+            raise ValueError(
+                f"revision = {self.revision!r}: not a commit hash (40 hexadecimal digits); branches and tags move, so "
+                "copy the hash from the repository's history"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        return self.path or f"{self.repo}@{self.revision[:8]}"
+
+
+class Weights(Place):
+    """A model's files: configuration, tokenizer, weights in safetensors."""
+
+    variant: str | None = None  # "fp16": files named so, where the repository has them
+    subfolder: str | None = None  # where in the folder or repository
+
+
+# -- pairs ---------------------------------------------------------------------------------------------------------------
+
+
+class Scenes(Part):
+    """The first scenes of a corpus."""
+
+    seed: Seed
+    n: Count
+
+
+class ScenePairs(Part):
+    """Pairs drawn from OpenMoji Scenes."""
+
+    source: Literal["scenes"]
+    n: Count  # number of pairs
+    seed: Seed  # of the corpus; must differ from the training corpus's
+    public: Scenes | None = None  # the pairs come first that models may have been trained on, as in LAION
+    caption_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of pairs with the caption of another
+    shard_size: Count = 250  # pairs a file
+
+    @model_validator(mode="after")
+    def check_sizes(self):
+        if self.public and self.public.n > self.n:
+            raise ValueError(f"pairs.public.n = {self.public.n}: must not exceed pairs.n = {self.n}")
+        if self.public and self.public.seed == self.seed:
+            raise ValueError(f"pairs.public.seed = {self.seed}: must differ from pairs.seed")
+        return self
+
+
+class FolderPairs(Part):
+    """A folder of images with a table beside them: metadata.csv, .jsonl or .parquet, with file_name and a caption."""
+
+    source: Literal["folder"]
+    path: str
+    caption_column: str = "caption"
+    id_column: str | None = None  # default: the file name without its ending
+    n: Count | None = None  # the first n; default: all
+    shard_size: Count = 100  # pairs held in memory and written at a time
+
+
+class DatasetPairs(Place):
+    """A set of the `datasets` library: a hub id at a commit, or a local folder that it can load."""
+
+    may_be_latest: ClassVar[bool] = True
+
+    source: Literal["dataset"]
+    config: str | None = None  # of a set that has several
+    split: str = "train"
+    caption_column: str = "caption"
+    image_column: str = "image"
+    id_column: str | None = None  # default: the row's number in the shuffled order
+    n: Count
+    seed: Seed = 0  # of the order that rows are taken in
+    shuffle_buffer: Count = 10_000  # rows that the order is mixed over; 1: as they come
+    shard_size: Count = 100
+
+
+class WebdatasetPairs(Part):
+    """A folder of .tar files with one image, one .txt and perhaps one .json a sample, as img2dataset writes them."""
+
+    source: Literal["webdataset"]
+    path: str
+    n: Count
+    shard_size: Count = 100
+
+
+class LinkedPairs(Place):
+    """A set of links and captions, as LAION: rows in a seeded order, images downloaded until n are complete."""
+
+    may_be_latest: ClassVar[bool] = True
+
+    source: Literal["links"]
+    config: str | None = None
+    split: str = "train"
+    link_column: str = "url"
+    caption_column: str = "caption"
+    n: Count
+    seed: Seed = 0
+    shuffle_buffer: Count = 100_000
+    n_connections: Annotated[int, Field(ge=1, le=128)] = 32  # downloads at a time
+    timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds for one image, in all
+    max_megabytes: Annotated[float, Field(gt=0)] = 20.0  # of one image as it is sent
+    store_side: Count = 512  # longest short side kept, pixels
+    shard_size: Count = 50  # what an interruption may cost
+
+
+Pairs = Annotated[ScenePairs | FolderPairs | DatasetPairs | WebdatasetPairs | LinkedPairs, Field(discriminator="source")]
+
+
+class ImageCorpus(Place):
+    """Images without captions that an SAE learns from: a folder of images at any depth, or a set of `datasets` on the hub."""
+
+    may_be_latest: ClassVar[bool] = True
+
+    config: str | None = None
+    split: str = "train"
+    image_column: str = "image"
+    n: Count | None = None  # images, drawn with the seed; default: all of a folder
+    seed: Seed = 0
+    shard_size: Count = 1000
+
+    @model_validator(mode="after")
+    def check_size(self):
+        if self.repo and self.n is None:
+            raise ValueError(f"corpus.n: missing; say how many images of {self.repo} the SAE learns from")
+        return self
+
+
+class SceneCorpus(Scenes):
+    """The first scenes of a corpus of their own that an SAE learns from."""
+
+    source: Literal["scenes"]
+    shard_size: Count = 1000
+
+
+def corpus_kind(content: Any) -> str:
+    return (
+        "scenes" if "source" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "image-corpus"
+    )
+
+
+Corpus = Annotated[
+    Annotated[SceneCorpus, Tag("scenes")] | Annotated[ImageCorpus, Tag("image-corpus")], Discriminator(corpus_kind)
+]
+
+
+# -- models --------------------------------------------------------------------------------------------------------------
+
+
+class LoRA(Weights):
+    """Low-rank weights that are laid over a pipeline's."""
+
+    file: str | None = None  # of a folder with several
+    scale: float = 1.0
+
+
+class Scheduler(Part):
+    """Another solver in place of the pipeline's."""
+
+    name: str  # a class of diffusers, such as DPMSolverMultistepScheduler
+    arguments: dict[str, Any] = {}
+
+
+class TextToImageModel(Weights):
+    """A text-to-image model under study: a diffusers pipeline, local or on the hub."""
+
+    name: Name
+    label: str  # as figures show it
+    prior: Weights | None = None  # of two-stage models, such as Kandinsky
+    unet: Weights | None = None  # in place of the pipeline's own, such as a DPO-tuned one
+    lora: LoRA | None = None
+    scheduler: Scheduler | None = None
+    image_size: Count  # pixels a side
+    steps: Count  # solver steps
+    guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
+    batch_size: Count = 25  # images at a time
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    offload: Literal["auto", "never", "model", "sequential"] = "auto"  # parts wait in main memory; auto: if they do not fit
+    arguments: dict[str, Any] = {}  # passed on to the pipeline's call
+
+    @property
+    def parts(self) -> dict[str, Weights]:
+        """Everything that has files of its own."""
+        parts = {"weights": self, "prior": self.prior, "unet": self.unet, "lora": self.lora}
+        return {name: part for name, part in parts.items() if part}
+
+
+class ExternalImages(Part):
+    """Images that another program or a service made for the same captions."""
+
+    name: Name
+    label: str
+    images: str  # folder of <pair_id>.png|jpg|webp, or a .csv|.jsonl|.parquet with pair_id and file_name
+
+
+class PerfectGenerator(Part):
+    """Fresh draws of the process that draws the scenes, for the same captions: the model without faults."""
+
+    name: Name
+    label: str
+    draws: Literal["afresh"]
+
+
+def model_kind(content: Any) -> str:
+    keys = content if isinstance(content, dict) else getattr(content, "__dict__", {})
+    return "elsewhere" if "images" in keys else "perfect" if "draws" in keys else "pipeline"
+
+
+Model = Annotated[
+    Annotated[TextToImageModel, Tag("pipeline")]
+    | Annotated[ExternalImages, Tag("elsewhere")]
+    | Annotated[PerfectGenerator, Tag("perfect")],
+    Discriminator(model_kind),
+]
+
+
+# -- what reads the images -----------------------------------------------------------------------------------------------
+
+
+class Backbone(Weights):
+    """The vision transformer whose tokens the SAE reads: DINOv2, DINOv3, SigLIP, CLIP or another with patch tokens."""
+
+    resize: Count  # short side after resizing, pixels
+    crop: Count  # side of the centre crop, pixels
+    batch_size: Count = 100
+    keep_tokens: bool = True  # store all tokens; false: make them again in every stage that reads them
+
+
+class SAEConfig(Part):
+    """The sparse autoencoder and its training."""
+
+    n_concepts: Count  # K
+    top_k: Count  # active concepts per token
+    dictionary: Literal["dense", "local", "free"] = "dense"  # atoms mix all candidates, the nearest ones, or are free (no RA-SAE)
+    n_candidates: Count  # C, k-means centroids that atoms are made of, or start at
+    n_neighbours: Count = 32  # m, candidates that an atom of a local dictionary mixes
+    relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # longest row of Lambda
+    corpus: Corpus | None = None  # images it learns from; default: the real images of the pairs
+    tokens: Literal["all", "patches", "cls"] = "all"  # which tokens of an image it learns from
+    n_steps: Count  # optimizer steps
+    batch_size: Count = 2048  # tokens a step
+    buffer_size: Count = 262_144  # tokens held in memory and shuffled together
+    points_per_candidate: Count = 128  # tokens a centroid that k-means sees
+    search: Literal["float32", "bfloat16"] = "float32"  # bfloat16: coarser, for processors without fast products of int8
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    aux_coeff: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
+    dead_after: Count = 20  # steps without firing until a concept counts as dead
+    seed: Seed = 0  # of the order of the tokens
+    kmeans_seed: Seed = 0  # of the candidates: k-means and the tokens it sees
+    checkpoint_every: Count = 200  # steps
+
+    @model_validator(mode="after")
+    def check_sizes(self):
+        if self.top_k > self.n_concepts:
+            raise ValueError(f"sae.top_k = {self.top_k}: must not exceed sae.n_concepts = {self.n_concepts}")
+        if self.dictionary == "local" and self.n_neighbours > self.n_candidates:
+            raise ValueError(f"sae.n_neighbours = {self.n_neighbours}: must not exceed sae.n_candidates = {self.n_candidates}")
+        return self
+
+
+class TrainedSAE(Place):
+    """An SAE that is trained already: a state dict in Overcomplete's layout."""
+
+    file: str  # its weights, in the folder or repository: .safetensors, or a .pt that holds tensors only
+    n_concepts: Count  # K, to be checked against the file
+    top_k: Count | None = 5  # active concepts per token; null: codes at or above the threshold
+    threshold: float | None = None  # of a BatchTopK SAE whose file lacks it
+    search: Literal["float32", "bfloat16"] = "float32"
+    seed: Seed = 0  # recorded with the figures, as that of a training is
+
+
+def sae_kind(content: Any) -> str:
+    return "trained" if "file" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "training"
+
+
+SAE = Annotated[Annotated[SAEConfig, Tag("training")] | Annotated[TrainedSAE, Tag("trained")], Discriminator(sae_kind)]
+
+
+class Analysis(Part):
+    """How energies become blindspots."""
+
+    tokens: Literal["patches", "all", "cls"] = "patches"  # whose codes are summed into an image's energy
+    arithmetic: Literal["ratio", "published"] = "ratio"  # delta = E'/(E + E'); or the published scripts', with temperatures
+    suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
+    exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
+    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the concepts, for the skewness
+    min_images: Count = 5  # a concept is ranked if it fires on at least so many images, real and generated together
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def check_published(self):
+        if self.arithmetic == "published" and self.tokens != "all":
+            raise ValueError(f"analysis.tokens = {self.tokens!r}: the published arithmetic sums all tokens; write tokens: all")
+        return self
+
+
+class Stability(Part):
+    """SAEs trained again to see whether the same concepts come again."""
+
+    n_orders: Annotated[int, Field(ge=2)] = 2  # of the tokens, from the same k-means candidates
+    n_starts: Annotated[int, Field(ge=2)] = 3  # from independent ones
+
+
+class Validation(Part):
+    """How the instrument itself is judged, on a study whose models have known faults (plants.json beside their weights)."""
+
+    oracle: Weights  # a classifier of what is in an image
+    clip: Weights  # for the agreement of captions and images
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]  # of the SAEs that are judged; none of them was tuned on
+
+    @property
+    def judges(self) -> dict[str, Weights]:
+        return {"oracle": self.oracle, "clip": self.clip}
+
+
+TAGS = {  # see describe
+    "scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "perfect", "training", "trained",
+    "image-corpus",
+}  # fmt: skip

@@ -1,0 +1,66 @@
+"""Shards on disk: Parquet files with images, memory-mapped arrays, and the one loop that fills an output with them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from blindspots_lib.core.artifacts import Artifact, replacing, shard_path
+from blindspots_lib.core.errors import StudyError
+
+Part = TypeVar("Part")
+
+
+def fill_shards(
+    artifact: Artifact, parts: Sequence[Part], make: Callable[[Part], Any], save: Callable[[Path, Any], None], suffix: str,
+    label: str,
+) -> None:  # fmt: skip
+    """Write `make(part)` of every part as one shard, with a progress bar; a shard that is there is not made again."""
+    for index, part in enumerate(tqdm(parts, desc=label, unit="shard")):
+        path = shard_path(artifact.folder, index, suffix)
+        if not path.exists():
+            save(path, make(part))
+
+
+def write_shard(path: Path, rows: list[dict], schema) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> list[dict]:
+    """The rows of one Parquet file. Raises StudyError if it is not whole or a column is missing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        missing = set(columns or ()) - set(file.schema_arrow.names)
+        if missing:
+            have = ", ".join(file.schema_arrow.names)
+            raise StudyError(f"{path}: no column {sorted(missing)[0]!r}; it has {have}")
+        return file.read(columns=columns).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"{path}: not a whole Parquet file ({reason}); delete {path.parent} and run again") from None
+
+
+def shards_of(artifact: Artifact) -> list[Path]:
+    return sorted(artifact.folder.glob("shard-*.parquet"))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.save(file, array)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """A .npy file, memory-mapped. Raises StudyError if it is not whole."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StudyError(f"{path}: not a whole array ({error}); delete {path.parent} and run again") from None

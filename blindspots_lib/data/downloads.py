@@ -1,0 +1,132 @@
+"""Images from links: a few at a time, each under limits of time, size and content, in the order of the links.
+
+Politely: a server that says no-ai is left alone, one that says wait is waited for, and none is asked more than three
+times. Whatever fails is a cause that is counted; only if nothing at all answers does the run stop.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from blindspots_lib.core.config import LinkedPairs
+from blindspots_lib.core.errors import StudyError
+
+AGENT = "blindspots-lib/0.1 (research; counts concepts in public images)"
+OPTED_OUT = {"noai", "noimageai", "noindex", "noimageindex", "none"}  # words of the X-Robots-Tag header
+N_TRIES = 3
+LONGEST_WAIT = 10.0  # seconds that a server may ask us to wait
+UNREACHABLE = "no connection"
+UNREACHABLE_LIMIT = 100  # links in a row: then it is the network, not the links
+AHEAD = 4  # links in flight or waiting, times the connections
+
+
+class Fetched(NamedTuple):
+    content: bytes  # of the file, empty if lost
+    lost: str  # cause, or ""
+
+
+class Refused(Exception):
+    """Why a link gives no image, and after how many seconds it is worth another try, if at all."""
+
+    def __init__(self, cause: str, pause: float | None = None):
+        super().__init__(cause)
+        self.cause, self.pause = cause, pause
+
+
+def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config: LinkedPairs) -> Iterator[tuple[Any, Fetched]]:
+    """Each row with what its link gave, in the order of the rows, `config.n_connections` at a time.
+
+    Raises StudyError if a long run of links cannot be reached at all.
+    """
+    import httpx2
+
+    unreachable, waiting = 0, deque()
+    limits = httpx2.Limits(max_connections=config.n_connections)
+    client = httpx2.Client(
+        timeout=config.timeout, follow_redirects=True, max_redirects=5, limits=limits, headers={"User-Agent": AGENT}
+    )
+    rows = iter(rows)
+    pool = ThreadPoolExecutor(config.n_connections)
+    try:
+        while True:
+            while len(waiting) < AHEAD * config.n_connections and (row := next(rows, None)) is not None:
+                waiting.append((row, pool.submit(fetch_image, client, link_of(row), config)))
+            if not waiting:
+                return
+            row, future = waiting.popleft()
+            found = result_of(future, 2 * config.timeout)
+            unreachable = unreachable + 1 if found.lost == UNREACHABLE else 0
+            if unreachable == UNREACHABLE_LIMIT:
+                raise StudyError(
+                    f"pairs: {unreachable} links in a row could not be reached, so the network seems to be down; finished pairs "
+                    "are kept, run again"
+                )
+            yield row, found
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        client.close()
+
+
+def result_of(future: Future, seconds: float) -> Fetched:
+    """What a download gives; a server that drips its answer is not waited for, since the links behind it wait too."""
+    try:
+        return future.result(timeout=seconds)
+    except TimeoutError:
+        return Fetched(b"", "timeout")
+
+
+def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], None] = time.sleep) -> Fetched:
+    """What a link gives: the bytes of a file that says it is an image, or the cause of its loss."""
+    import httpx2
+
+    deadline = time.monotonic() + config.timeout
+    for attempt in range(N_TRIES):
+        try:
+            return Fetched(read_image(client, link, config, deadline), "")
+        except Refused as refused:
+            cause, pause = refused.cause, refused.pause
+        except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
+            cause, pause = UNREACHABLE, None
+        except httpx2.TimeoutException:
+            cause, pause = "timeout", None
+        except httpx2.TooManyRedirects:
+            cause, pause = "too many redirects", None
+        except httpx2.ConnectError:
+            cause, pause = UNREACHABLE, 0.0 if attempt == 0 else None
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError, ValueError) as error:
+            cut = isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
+            cause, pause = ("connection cut", 0.0) if cut else ("not a link", None)
+        if pause is None or attempt + 1 == N_TRIES or time.monotonic() + pause > deadline:
+            return Fetched(b"", cause)
+        wait(pause)
+    return Fetched(b"", cause)
+
+
+def read_image(client, link: Any, config: LinkedPairs, deadline: float) -> bytes:
+    """One request, read under the limits. Raises `Refused` if it gives no image."""
+    if not isinstance(link, str) or not link.startswith(("http://", "https://")):
+        raise Refused("not a link")
+    limit = int(config.max_megabytes * 1e6)
+    with client.stream("GET", link) as response:
+        if response.status_code in (429, 503):
+            asked = response.headers.get("Retry-After", "1")
+            raise Refused(f"status {response.status_code}", min(LONGEST_WAIT, float(asked) if asked.isdigit() else 1.0))
+        if response.status_code != 200:
+            raise Refused(f"status {response.status_code}")
+        if OPTED_OUT & {word.strip(" :").lower() for word in response.headers.get("X-Robots-Tag", "").split(",")}:
+            raise Refused("opted out")
+        kind = response.headers.get("Content-Type", "image/unknown")
+        if not kind.startswith(("image/", "application/octet-stream", "binary/octet-stream")):
+            raise Refused("not an image")
+        if int(response.headers.get("Content-Length", 0)) > limit:
+            raise Refused("too large")
+        content = bytearray()
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > limit:
+                raise Refused("too large")
+            if time.monotonic() > deadline:
+                raise Refused("timeout")
+    return bytes(content)

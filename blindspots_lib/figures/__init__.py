@@ -1,0 +1,1 @@
+"""Finished results for people: charts, grids of pictures, widgets."""

@@ -1,0 +1,150 @@
+"""Generated images x' = g(t): every caption of a study through every text-to-image model, batch by batch, kept as it comes."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
+from blindspots_lib.core.config import TextToImageModel, contents
+from blindspots_lib.core.hub import hashes, weights_fingerprint
+from blindspots_lib.core.parallel import side_by_side
+from blindspots_lib.core.storage import read_shard, shards_of
+from blindspots_lib.data.images import encode_png
+from blindspots_lib.data.pairs import save_generations
+from blindspots_lib.models.loading import compute_dtype, conditions
+from blindspots_lib.models.pipelines import generate_batch, load_pipelines
+
+GENERATE = Stage("generate", 1)
+
+
+def image_seed(study_seed: int, model: str, pair_id: str) -> int:
+    """The seed of one image, in [0, 2^63): depends on nothing but the study's seed, the model and the pair."""
+    digest = hashlib.sha256(f"{study_seed}/{model}/{pair_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def to_pixels(images: Float[np.ndarray, "*b h w 3"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """RGB in [0, 1] to bytes, rounded."""
+    return (images * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def cause_of_loss(image: Float[np.ndarray, "h w 3"], refused: bool) -> str:
+    """Why an image does not count as a generation, or ""."""
+    if refused:
+        return "safety checker"
+    if not np.isfinite(image).all():
+        return "not finite"
+    return "black" if image.max() <= 0 else ""
+
+
+def generation_artifact(workspace: Workspace, model: TextToImageModel, pairs: Artifact) -> Artifact:
+    """The output folder of `generate_images`. Its label, place, batch_size and offload are not part of the fingerprint."""
+    config = {**contents(model, "label", "path", "batch_size", "offload", "prior", "unet", "lora"), "seed": workspace.seed}
+    inputs = {name: weights_fingerprint(part) for name, part in model.parts.items()}
+    if model.lora:
+        config["lora"] = contents(model.lora, "path")
+    return Artifact(workspace, f"generations/{model.name}", GENERATE, config, {"pairs": pairs.fingerprint, **inputs})
+
+
+def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifact) -> Artifact:
+    """Generate an image for every pair. Every finished batch is on disk at once; an interrupted run goes on after it.
+
+    Where only the pairs have changed since the last run (there are more of them), its images of the same captions are kept.
+    """
+    artifact = generation_artifact(workspace, model, pairs)
+    if artifact.is_complete():
+        return artifact
+    superseded = artifact.begin(generation_conditions(model))
+    earlier = rows_by_caption(superseded.folder) if superseded and set(superseded.changed) == {"pairs"} else {}
+    generate, pipelines = partial(generate_rows, workspace.seed, model), []
+    with tqdm(total=pairs.facts["n_pairs"], desc=f"generating, {model.label}", unit="image") as bar:
+        for index, pair_shard in enumerate(shards_of(pairs)):
+            rows = read_shard(pair_shard, ["pair_id", "caption"])
+            target = shard_path(artifact.folder, index, "parquet")
+            if not target.exists():
+                finished = {row["pair_id"]: row for row in map(earlier.get, map(key_of, rows)) if row} | finished_rows(target)
+                bar.update(len(finished))
+                missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
+                pipelines = pipelines or (load_pipelines(model) if missing else [])
+                with made_by(pipelines, missing, generate) as batches:
+                    for made in batches:
+                        save_generations(batch_path(target, made[0]["pair_id"]), made)
+                        finished |= {row["pair_id"]: row for row in made}
+                        bar.update(len(made))
+                save_generations(target, [finished[row["pair_id"]] for row in rows])
+            else:
+                bar.update(len(rows))
+            for path in batches_on_disk(target):
+                path.unlink()
+    files = {name: hashes(part) for name, part in model.parts.items()}
+    artifact.finish(n_images=pairs.facts["n_pairs"], files=files)
+    return artifact
+
+
+def generation_conditions(model: TextToImageModel) -> dict[str, str | int]:
+    """What decides the pixels besides settings and weights; the batch size only where one by one is not the rule."""
+    found = conditions(compute_dtype(model.dtype), "diffusers", "transformers")
+    alone = (found["device"], found["dtype"]) == ("cpu", "float32")
+    return found if alone else {**found, "batch_size": model.batch_size}
+
+
+def key_of(row: dict) -> tuple[str, str]:
+    return row["pair_id"], row["caption"]
+
+
+def rows_by_caption(folder: Path) -> dict[tuple[str, str], dict]:
+    """The generations of an earlier run that has finished, by pair id and caption."""
+    return {key_of(row): row for path in sorted(folder.glob("shard-*.parquet")) for row in read_shard(path)}
+
+
+def batch_path(shard: Path, first_id: str) -> Path:
+    """Where one finished batch of a shard waits until the shard is whole."""
+    return shard.with_name(f"batch-{shard.stem}-{hashlib.sha256(first_id.encode()).hexdigest()[:16]}.parquet")
+
+
+def batches_on_disk(shard: Path) -> list[Path]:
+    return sorted(shard.parent.glob(f"batch-{shard.stem}-*.parquet"))
+
+
+def finished_rows(shard: Path) -> dict[str, dict]:
+    """What an interrupted run left of a shard, by pair id."""
+    return {row["pair_id"]: row for path in batches_on_disk(shard) for row in read_shard(path)}
+
+
+def batches_of(rows: list[dict], size: int) -> list[list[dict]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def made_by(pipelines: list, batches: list[list[dict]], generate: Callable) -> AbstractContextManager[Iterator[list[dict]]]:
+    """`generate(pipeline, batch)` of every batch, in their order, by whichever pipeline is idle."""
+    idle: SimpleQueue = SimpleQueue()
+    for pipeline in pipelines:
+        idle.put(pipeline)
+
+    def by_an_idle_one(batch: list[dict]) -> list[dict]:
+        pipeline = idle.get()
+        try:
+            return generate(pipeline, batch)
+        finally:
+            idle.put(pipeline)
+
+    return side_by_side(by_an_idle_one, batches, len(pipelines))
+
+
+def generate_rows(study_seed: int, model: TextToImageModel, pipeline, batch: list[dict]) -> list[dict]:
+    """The rows of one batch of generations, in the order of the pairs."""
+    seeds = [image_seed(study_seed, model.name, row["pair_id"]) for row in batch]
+    generated = generate_batch(pipeline, model, [row["caption"] for row in batch], seeds)
+    rows = []
+    for row, image, refused in zip(batch, generated.images, generated.refused, strict=True):
+        lost = cause_of_loss(image, refused)
+        stored = None if lost else {"bytes": encode_png(to_pixels(image)), "path": None}
+        rows.append({**row, "image": stored, "lost": lost})
+    return rows

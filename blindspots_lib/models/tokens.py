@@ -1,0 +1,115 @@
+"""The backbone's tokens of all images of a source: stored in shards, or computed whenever they are asked for."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Int
+
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
+from blindspots_lib.core.config import Backbone, contents
+from blindspots_lib.core.hub import hashes, weights_fingerprint
+from blindspots_lib.core.storage import open_array, shards_of
+from blindspots_lib.data.embed import embed_images, embed_shards
+from blindspots_lib.data.pairs import count_images
+from blindspots_lib.models.backbone import TokenExtractor, TokenLayout
+
+TOKENS = Stage("tokens", 1)
+
+
+def tokens_artifact(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> Artifact:
+    """The output folder of `extract_tokens`; `source` is "real" or a model's name."""
+    inputs = {"images": images.fingerprint, "backbone": weights_fingerprint(backbone)}
+    config = contents(backbone, "path", "batch_size", "keep_tokens")
+    return Artifact(workspace, f"tokens/{source}", TOKENS, config, inputs)
+
+
+def extract_tokens(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> Artifact:
+    """Tokens of all images of a source, one (b, t, d) float16 .npy per shard; rows of lost images are NaN."""
+    artifact = tokens_artifact(workspace, backbone, source, images)
+    if not artifact.is_complete():
+        extractor = TokenExtractor(backbone)
+        artifact.begin(extractor.conditions)
+        embed_shards(artifact, images, extractor, extractor.layout.shape, backbone.batch_size)
+        artifact.finish(layout=extractor.layout._asdict(), files=hashes(backbone))
+    return artifact
+
+
+class TokenSource:
+    """The tokens of a source of images, shard by shard."""
+
+    layout: TokenLayout  # what stands where among the tokens of an image
+
+    def __init__(self, fingerprint: str, paths: list[Path]):
+        self.fingerprint, self.paths = fingerprint, paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Float16[np.ndarray, "b t d"]]:
+        return (self.shard(index) for index in range(len(self)))
+
+    def shard(self, index: int) -> Float16[np.ndarray, "b t d"]:
+        """The tokens of one shard of images; rows of lost images are NaN."""
+        raise NotImplementedError
+
+    def n_images(self, index: int) -> int:
+        """The number of images in a shard, without the lost ones."""
+        raise NotImplementedError
+
+    def at(self, rows: Int[np.ndarray, "n"]) -> Float16[np.ndarray, "n t d"]:
+        """The tokens of the images at these rows, counted over all shards; no shard after the last of them is read."""
+        tokens, first = None, 0
+        for shard in self:
+            inside = (rows >= first) & (rows < first + len(shard))
+            tokens = np.empty((len(rows), *shard.shape[1:]), np.float16) if tokens is None else tokens
+            tokens[inside] = shard[rows[inside] - first]
+            first += len(shard)
+            if first > rows.max():
+                return tokens
+        raise IndexError(f"row {rows.max()} of {first}")
+
+
+class StoredTokens(TokenSource):
+    """Tokens in memory-mapped shards, as `extract_tokens` wrote them."""
+
+    def __init__(self, artifact: Artifact):
+        super().__init__(artifact.fingerprint, sorted(artifact.folder.glob("shard-*.npy")))
+        self.layout = TokenLayout(**artifact.facts["layout"])
+
+    def shard(self, index: int) -> Float16[np.ndarray, "b t d"]:
+        return open_array(self.paths[index])
+
+    def n_images(self, index: int) -> int:
+        return int((~np.isnan(self.shard(index)[:, 0, 0])).sum())
+
+
+class ComputedTokens(TokenSource):
+    """The same tokens, computed by the backbone each time they are asked for, so that none need be kept."""
+
+    def __init__(self, backbone: Backbone, images: Artifact, fingerprint: str):
+        super().__init__(fingerprint, shards_of(images))
+        self.backbone = backbone
+
+    @cached_property
+    def extractor(self) -> TokenExtractor:
+        return TokenExtractor(self.backbone)
+
+    @property
+    def layout(self) -> TokenLayout:
+        return self.extractor.layout
+
+    def shard(self, index: int) -> Float16[np.ndarray, "b t d"]:
+        return embed_images(self.paths[index], self.extractor, self.layout.shape, self.backbone.batch_size)
+
+    def n_images(self, index: int) -> int:
+        return count_images(self.paths[index])
+
+
+def open_tokens(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> TokenSource:
+    """The tokens of a source whose images are made. Raises StudyError if they are to be stored and are not yet."""
+    artifact = tokens_artifact(workspace, backbone, source, images)
+    if backbone.keep_tokens:
+        return StoredTokens(artifact.require())
+    return ComputedTokens(backbone, images.require(), artifact.fingerprint)

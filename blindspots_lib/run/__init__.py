@@ -1,0 +1,1 @@
+"""The stages in order, the notebooks, plan and check, the command line."""

@@ -1,0 +1,65 @@
+"""The one command line behind `make`: python -m blindspots_lib figures|plan|check STUDY."""
+
+import argparse
+import os
+import sys
+
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.study import load_study
+
+
+def run_figures(study_name: str) -> int:
+    """Run the notebooks of a study in sequence; say where the figures are."""
+    from blindspots_lib.run.notebooks import run_study
+
+    run_study(study_name)
+    study = load_study(study_name)
+    figures = sorted(study.figures_folder.glob("*.png"))
+    print(f"\n{len(figures)} figures in {study.figures_folder}\nexecuted notebooks and tables in {study.folder}")
+    print("next: `make lab` to step through the notebooks and move their sliders")
+    return 0
+
+
+def run_plan(study_name: str) -> int:
+    """Say what a study will take: images, tokens, disk, memory, time, downloads, agreements."""
+    from blindspots_lib.run.plan import plan_rows
+
+    for row in plan_rows(load_study(study_name)):
+        print(f"{row.what:<32} {row.value:>16}  {row.note}".rstrip(), flush=True)
+    print(f"next: make figures STUDY={study_name}")
+    return 0
+
+
+def run_check(study_name: str) -> int:
+    """Say what would stop a study, one line each, without running it."""
+    from blindspots_lib.run.check import check
+
+    study = load_study(study_name)
+    faults = check(study)
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    print(f"{study.name}: " + (f"{len(faults)} things to mend" if faults else "nothing stands in its way"))
+    return 1 if faults else 0
+
+
+COMMANDS = {"figures": run_figures, "plan": run_plan, "check": run_check}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m blindspots_lib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.__doc__).add_argument(
+            "study", help="a name in studies/, or the path of a study file"
+        )
+    given = parser.parse_args(arguments)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+    try:
+        return COMMANDS[given.command](given.study)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished shards are kept, the same command goes on from there", file=sys.stderr)
+        return 130

@@ -1,0 +1,244 @@
+"""SAEs of other libraries: read the state dicts of Overcomplete (RA-SAE, TopK, BatchTopK), and write one that it reads.
+
+Nothing that a file says is executed: safetensors, or what `torch.load(weights_only=True)` accepts. A pickled module, as the
+published RA-SAE is one, is read with inert stand-ins in place of its classes, for the tensors in it. Layout (Overcomplete 0.3):
+
+    encoder.final_block.0.weight (k, d), .bias (k)                     the encoder
+    encoder.final_block.1.weight, .bias [, .running_mean, .running_var]  a layer norm [batch norm] after it, optional
+    dictionary.W (k, c), .C (c, d), .Relax (k, d), .multiplier ()      RA-SAE: D = (W C + Relax) exp(multiplier)
+    dictionary._weights (k, d), .multiplier ()                         TopK, BatchTopK: rows of unit length, times exp(multiplier)
+    running_threshold ()                                               BatchTopK; a plain attribute there, so often missing
+
+matybohacek/RA-SAE-DINOv2-32k is a pickled DataParallel(BatchTopKSAE) with a layer norm over its 32,000 concepts; its
+threshold, 0.829, stands in its config.json only.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, naming_full_disk
+from blindspots_lib.core.config import TrainedSAE, contents
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.hub import fetch_file, hashes, weights_fingerprint
+from blindspots_lib.sae.model import TopKSAE
+
+ENCODER = "encoder.final_block.0"
+NORM = "encoder.final_block.1"
+ARCHETYPAL = ("dictionary.W", "dictionary.C", "dictionary.Relax")
+FREE = "dictionary._weights"
+Selection = Literal["top-k", "threshold"]
+IMPORT = Stage("import", 1)
+BATCH_NORM_EPS = 1e-5  # torch's default, which Overcomplete keeps
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pt file. Raises StudyError if it holds what must not be read, or is not whole."""
+    if not path.exists():
+        raise StudyError(f"{path}: no such file; give the path of an SAE's weights (.safetensors or .pt)")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = load_inert(path)
+    except StudyError:
+        raise
+    except Exception as error:  # safetensors, zip and torch raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(f"{path}: not readable as tensors ({reason}); is the file whole?") from None
+    if isinstance(content, Inert):
+        return tensors_of(content.__dict__.get("_modules", {}).get("module", content))  # DataParallel holds one module
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise StudyError(f"{path}: expected a state dict of tensors, found {describe(content)}; save the SAE's state_dict()")
+    return state
+
+
+class Inert:
+    """Stands in for a class of a pickled module: keeps the attributes, does nothing."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+
+def load_inert(path: Path) -> object:
+    """What a .pt file holds, by torch's restricted reader: classes of torch.nn and overcomplete as `Inert`, no others."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    foreign = sorted(name for name in names if not name.startswith(("torch.nn.", "overcomplete.")))
+    if foreign:
+        raise StudyError(
+            f"{path}: names {foreign[0]}, which loading it would run, so it is refused; where you trust it, save its "
+            "state_dict() with safetensors and give that file"
+        )
+    with torch.serialization.safe_globals([(Inert, name) for name in names]):
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+
+
+def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters and buffers of a pickled module and of those in it, under the names of a state dict."""
+    own = {**module.__dict__.get("_parameters", {}), **module.__dict__.get("_buffers", {})}
+    threshold = module.__dict__.get("running_threshold")
+    if threshold is not None:
+        own["running_threshold"] = torch.as_tensor(threshold)
+    state = {prefix + name: value.detach() for name, value in own.items() if value is not None}
+    for name, part in (module.__dict__.get("_modules") or {}).items():
+        if isinstance(part, Inert):
+            state |= tensors_of(part, f"{prefix}{name}.")
+    return state
+
+
+def describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        return "a mapping with " + ", ".join(sorted(str(key) for key in content)[:8])
+    return f"a {type(content).__name__}"
+
+
+def read_overcomplete(
+    path: Path, top_k: int | None, selection: Selection = "top-k", threshold: float | None = None, radius: float = 1.0
+) -> TopKSAE:
+    """An SAE of Overcomplete with the same codes, reconstructions and dictionary, from the file of its state dict.
+
+    `selection` "top-k" keeps the `top_k` largest codes; "threshold" keeps those at or above BatchTopK's running threshold, which
+    is read from the file or given here. `radius` is the bound that the relaxation was trained under (Overcomplete's delta).
+    Raises StudyError, with what was expected and found, if the state dict has another layout or its shapes do not fit.
+    """
+    return from_overcomplete(read_weights(path), top_k, selection, threshold, radius, name=str(path))
+
+
+def from_overcomplete(
+    state: Mapping[str, Tensor], top_k: int | None, selection: Selection = "top-k", threshold: float | None = None,
+    radius: float = 1.0, name: str = "state dict",
+) -> TopKSAE:  # fmt: skip
+    """See `read_overcomplete`; `name` is what errors call the state dict."""
+    check_layout(state, name)
+    norm = {key: state.get(f"{NORM}.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
+    layer_norm = norm["weight"] is not None and norm["running_var"] is None
+    top_k = None if selection == "threshold" else top_k
+    kind = FREE if FREE in state else "archetypal"
+    n_concepts, d = state[f"{ENCODER}.weight"].shape
+    scale = state.get("dictionary.multiplier", torch.zeros(())).float().exp()
+    if kind == FREE:
+        sae = TopKSAE(d, n_concepts, top_k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
+        dictionary = {"free_atoms": scale * F.normalize(state[FREE].float(), dim=1)}
+    else:
+        n_candidates = len(state["dictionary.C"])
+        sae = TopKSAE(
+            d, n_concepts, top_k, n_candidates, "dense", relaxation_radius=radius * scale.item(), concept_norm=layer_norm
+        )
+        dictionary = {
+            "weights": state["dictionary.W"], "candidates": scale * state["dictionary.C"].float(),
+            "relaxation": scale * state["dictionary.Relax"].float(),
+        }  # fmt: skip
+    weight, bias = state[f"{ENCODER}.weight"].float(), state[f"{ENCODER}.bias"].float()
+    normed = {}
+    if layer_norm:
+        weight, bias = sae.norm.fold(weight, bias, norm["weight"].float()), norm["bias"].float()
+        normed = {f"norm.{key}": value for key, value in sae.norm.state_dict().items()}
+    elif norm["weight"] is not None:
+        weight, bias = folded_encoder(weight, bias, norm)
+    sae.load_state_dict({
+        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()), **normed,
+        "threshold": running_threshold(state, threshold, name) if selection == "threshold" else torch.zeros(()),
+        **{f"dictionary.{key}": value for key, value in dictionary.items()},
+    })  # fmt: skip
+    if kind != FREE:
+        sae.dictionary.project()  # Overcomplete projects when it builds the dictionary, not when it saves
+    return sae.eval()
+
+
+def check_layout(state: Mapping[str, Tensor], name: str) -> None:
+    expected = [f"{ENCODER}.weight", f"{ENCODER}.bias", *([FREE] if FREE in state else ARCHETYPAL)]
+    missing = [key for key in expected if key not in state]
+    known = (ENCODER, NORM, "dictionary.", "running_threshold")
+    other = [key for key in state if not key.startswith(known)]
+    if missing or other:
+        lacks = f"it lacks {', '.join(missing)}" if missing else f"{other[0]} is of no encoder that is known"
+        raise StudyError(
+            f"{name}: not an Overcomplete SAE with a linear encoder; {lacks}. Expected {ENCODER}.weight and .bias, with "
+            f"dictionary.W, .C and .Relax (RA-SAE) or {FREE} (TopK, BatchTopK); found {', '.join(sorted(state)[:8])}"
+        )
+    n_concepts, d = state[f"{ENCODER}.weight"].shape
+    c = len(state["dictionary.C"]) if FREE not in state else 0
+    shapes = {f"{ENCODER}.bias": (n_concepts,), FREE: (n_concepts, d), "dictionary.W": (n_concepts, c),
+              "dictionary.C": (c, d), "dictionary.Relax": (n_concepts, d)}  # fmt: skip
+    for key, shape in shapes.items():
+        if key in state and tuple(state[key].shape) != shape:
+            raise StudyError(
+                f"{name}: {key} has shape {tuple(state[key].shape)} where {shape} fits the encoder's ({n_concepts}, {d})"
+            )
+
+
+def folded_encoder(weight: Tensor, bias: Tensor, norm: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the encoder, a batch norm after it (in evaluation mode) folded in."""
+    gain = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPS).sqrt()
+    return weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
+
+
+def running_threshold(state: Mapping[str, Tensor], given: float | None, name: str) -> Tensor:
+    if given is None and "running_threshold" not in state:
+        raise StudyError(f"{name}: holds no running_threshold; give it, as Overcomplete keeps it outside of the state dict")
+    return torch.tensor(given) if given is not None else state["running_threshold"].float()
+
+
+@torch.no_grad()
+def frozen(sae: TopKSAE) -> TopKSAE:
+    """The same SAE with its atoms as they are, W C + Lambda multiplied out: for using it, where W would take gigabytes."""
+    atoms = sae.dictionary.atoms().detach()
+    free = TopKSAE(sae.d, sae.n_concepts, sae.top_k, n_candidates=1, dictionary="free", concept_norm=sae.norm is not None)
+    kept = {key: value for key, value in sae.state_dict().items() if not key.startswith("dictionary.")}
+    free.load_state_dict({**kept, "dictionary.free_atoms": atoms})
+    return free.eval()
+
+
+def imported_artifact(workspace: Workspace, config: TrainedSAE) -> Artifact:
+    """The output folder of `import_sae`."""
+    return Artifact(
+        workspace, "saes/imported", IMPORT, contents(config, "path", "seed", "search"), {"weights": weights_fingerprint(config)}
+    )
+
+
+def import_sae(workspace: Workspace, config: TrainedSAE) -> Artifact:
+    """A trained SAE in this project's format. Raises StudyError if its size is not what the study says."""
+    artifact = imported_artifact(workspace, config)
+    if artifact.is_complete():
+        return artifact
+    artifact.begin()
+    path = fetch_file(config)
+    selection = "threshold" if config.top_k is None else "top-k"
+    sae = frozen(read_overcomplete(path, config.top_k, selection, config.threshold))
+    if sae.n_concepts != config.n_concepts:
+        raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {sae.n_concepts}; correct it in the study")
+    with naming_full_disk(artifact.folder / "model.safetensors"):
+        sae.save_pretrained(artifact.folder)
+    artifact.finish(n_concepts=sae.n_concepts, d=sae.d, files=hashes(config))
+    return artifact
+
+
+def to_overcomplete(sae: TopKSAE) -> dict[str, Tensor]:
+    """The state dict with which Overcomplete gives the same codes and reconstructions.
+
+    For RATopKSAE, with W over all candidates (a local dictionary's zeros filled in), or for TopKSAE with
+    dictionary_params={"normalization": "identity"}, since these atoms keep their lengths.
+    """
+    if sae.norm:
+        raise StudyError("SAE: its norm over the concepts is folded in and cannot be written back; keep the file it came from")
+    state = {
+        f"{ENCODER}.weight": sae.encoder.weight.detach() / sae.token_length,
+        f"{ENCODER}.bias": sae.encoder.bias.detach().clone(), "dictionary.multiplier": torch.zeros(()),
+    }  # fmt: skip
+    dictionary = sae.dictionary
+    if hasattr(dictionary, "free_atoms"):
+        return state | {FREE: dictionary.free_atoms.detach().clone()}
+    weights = dictionary.weights.detach().clone()
+    if hasattr(dictionary, "neighbours"):
+        weights = torch.zeros(len(weights), len(dictionary.candidates)).scatter_add(1, dictionary.neighbours, weights)
+    relaxation = dictionary.relaxation.detach().clone()
+    return state | {"dictionary.W": weights, "dictionary.C": dictionary.candidates.clone(), "dictionary.Relax": relaxation}

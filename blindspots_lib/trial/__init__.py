@@ -1,0 +1,1 @@
+"""The instrument on trial: what was planted, what each method finds, how well."""

@@ -1,0 +1,110 @@
+"""What the answer depends on: k, K, tokens, the reduction of codes to an energy, and the number of pairs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Shaped
+
+from blindspots_lib.analysis.delta import ratio_interval
+from blindspots_lib.analysis.statistics import image_energies
+from blindspots_lib.core.config import SAEConfig
+from blindspots_lib.core.study import Study
+from blindspots_lib.trial.matching import amounts_of_truths
+from blindspots_lib.trial.methods import Methods, judged_config, rival_configs
+from blindspots_lib.trial.metrics import detection_table
+from blindspots_lib.trial.tables import AmountsOfAll
+from blindspots_lib.trial.trial import Trial
+
+SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
+N_DRAWS = 5  # of the pairs, for each size and strength
+
+
+def largest_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
+    """The largest code of each concept in each image, in place of the sum over its tokens."""
+    b, t, a = indices.shape
+    places = np.repeat(np.arange(b, dtype=np.int64), t * a) * n_concepts + indices.ravel().astype(np.int64)
+    found, inverse = np.unique(places, return_inverse=True)
+    largest = np.zeros(len(found))
+    np.maximum.at(largest, inverse, values.ravel().astype(np.float64))
+    return sp.csr_matrix((largest, (found // n_concepts, found % n_concepts)), shape=(b, n_concepts))
+
+
+def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
+    """The mean code over the tokens that a concept fires on; over all tokens it would be the sum, but for a constant."""
+    energies = image_energies(indices, values, n_concepts)
+    counts = image_energies(indices, (values > 0).astype(values.dtype), n_concepts)
+    counts.data = 1 / np.maximum(counts.data, 1)
+    return energies.multiply(counts).tocsr()
+
+
+def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
+    """The SAEs that are trained again for a comparison with one of `config`: what is varied, to what -> configuration."""
+    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 5, 10)}
+    sizes = (config.n_concepts // 8, config.n_concepts // 2)
+    changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
+    return {what: config.model_copy(update=change) for what, change in changes.items()}
+
+
+def judged_configs(study: Study) -> list[SAEConfig]:
+    """All SAEs that the trial trains."""
+    return [*rival_configs(study), *retrained(judged_config(study, study.validation.seeds[0])).values()]
+
+
+def variants(methods: Methods) -> Iterator[tuple[str, str, AmountsOfAll]]:
+    """What is varied, to what, and the amounts that follow; the study's own setting first."""
+    sae = methods.study.sae
+    yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.top_k}", methods.amounts(methods.first_codes)
+    configs = retrained(judged_config(methods.study, methods.study.validation.seeds[0]))
+    methods.fit(configs.values())
+    for (varied, value), config in configs.items():
+        yield varied, value, methods.amounts(methods.sae_codes(config))
+    yield "energy over", "all tokens", methods.amounts(methods.first_codes, tokens="all")
+    yield "energy over", "CLS token only", methods.amounts(methods.first_codes, tokens="cls")
+    yield "energy", "largest code", methods.amounts(methods.first_codes, reduce=largest_code)
+    yield "energy", "mean of firing tokens", methods.amounts(methods.first_codes, reduce=mean_code)
+
+
+def ablation_table(trial: Trial) -> pd.DataFrame:
+    """One row per variant, model and side: see `detection_table`."""
+    truth, parts = trial.truth, []
+    for varied, value, amounts in variants(trial.methods):
+        rows = (trial.unit_rows(amounts), trial.truth_rows(amounts))
+        units, truths = (table.assign(kind=value, seed=trial.study.validation.seeds[0]) for table in rows)
+        parts.append(detection_table(units, truths, truth.sides, truth.change, trial.study.analysis).assign(varied=varied))
+    return pd.concat(parts, ignore_index=True)
+
+
+def power_table(trial: Trial, model: str, null: str) -> pd.DataFrame:
+    """How many pairs it takes: one row per number of pairs, strength, draw and side.
+
+    Of `strength` of the pairs the model's image is taken, of the others that of `null`, the perfect generator. `found` is the
+    fraction of the planted ground-truth concepts whose amount has a 95 % interval on the right side of 0.5, `others` the
+    fraction of those not planted whose amount has one on either side: false alarms at strength 0, later also what training
+    missed.
+    """
+    held = amounts_of_truths(trial.methods.amounts(trial.methods.first_codes), trial.truth.present)
+    sides = trial.truth.sides[model].to_numpy()
+    return pd.DataFrame(power_rows(held["real"], held[model], held[null], sides, trial.study.analysis.seed))
+
+
+def power_rows(
+    real: Float[np.ndarray, "n c"], faulty: Float[np.ndarray, "n c"], perfect: Float[np.ndarray, "n c"],
+    sides: Shaped[np.ndarray, "c"], seed: int,
+) -> Iterator[dict]:  # fmt: skip
+    for draw in range(N_DRAWS):
+        rng = np.random.default_rng([seed, draw])
+        order, dice = rng.permutation(len(real)), rng.random(len(real))
+        for strength in STRENGTHS:
+            mixed = np.where((dice < strength)[:, None], faulty, perfect)
+            for size in (size for size in SIZES if size <= len(real)):
+                low, high = ratio_interval(*(sp.csr_matrix(side[order[:size]]) for side in (mixed, real)))
+                beyond = {"suppressed": high < 0.5, "exaggerated": low > 0.5}
+                for side, hits in beyond.items():
+                    either = (high < 0.5) | (low > 0.5)
+                    yield {
+                        "pairs": size, "strength": strength, "draw": draw, "side": side,
+                        "found": float(hits[sides == side].mean()), "others": float(either[sides == ""].mean()),
+                    }  # fmt: skip

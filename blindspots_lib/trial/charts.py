@@ -1,0 +1,173 @@
+"""Charts of the scorecard, one function a figure, in the style of `plotting`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from blindspots_lib.data.scenes import OBJECTS
+from blindspots_lib.figures.style import GRADIENT, INK, QUIET, model_colour, panels
+from blindspots_lib.trial.methods import RA_SAE
+from blindspots_lib.trial.metrics import SIDES, Measure, over_seeds
+from blindspots_lib.trial.scorecard import COPY_SCORES, HIGH_DISCREPANCY
+from blindspots_lib.trial.trial import Trial
+
+SIDE_COLOURS = {"suppressed": GRADIENT[1], "exaggerated": GRADIENT[3], "": QUIET}
+SIDE_MARKS = {"suppressed": "o", "exaggerated": "s", "": "."}
+
+
+def draw_dots(axis: Axes, names: Sequence[str], measures: Sequence[Measure], offset: float, **style) -> None:
+    """A row a name, from the top: a dot with its interval."""
+    places = np.arange(len(names)) + offset
+    values = np.array([measure.value for measure in measures])
+    reach = np.array([(m.value - m.low, m.high - m.value) for m in measures]).T
+    axis.errorbar(
+        values, places, xerr=np.nan_to_num(np.maximum(reach, 0)), linestyle="none", markersize=5, elinewidth=1.2, **style
+    )
+    axis.set_yticks(np.arange(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
+    """Average precision of the instrument and of its rivals, a panel a model with plants; intervals over seeds.
+
+    Filled: over the objects; hollow: over all true concepts. Dotted: a random order of the objects.
+    """
+    models = [model for model in trial.study.models if trial.truth.plants[model.name].suppressed]
+    kinds = list(detection["kind"].unique())
+    marks = {"ap_of_objects": ("full", "objects"), "ap_of_truths": ("none", "all true concepts")}
+    figure, axes = panels(len(models), width=4.4, height=4.2)
+    for axis, model in zip(axes, models, strict=True):
+        for side, place in zip(SIDES, (-0.2, 0.2), strict=True):
+            rows = detection[(detection["model"] == model.name) & (detection["side"] == side)]
+            for (column, (fill, over)), shift in zip(marks.items(), (-0.08, 0.08), strict=True):
+                measures = [precision_of(rows.loc[rows["kind"] == kind, column]) for kind in kinds]
+                style = dict(fmt=SIDE_MARKS[side], color=SIDE_COLOURS[side], fillstyle=fill)
+                draw_dots(axis, kinds, measures, place + shift, label=f"planted as {side}, {over}", **style)
+            axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
+        axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
+        axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+def precision_of(values: pd.Series) -> Measure:
+    """Over seeds; what knows no seed has no interval."""
+    return over_seeds(values, 0.0, 1.0) if len(values) > 1 else Measure(float(values.iloc[0]), np.nan, np.nan)
+
+
+def chance(trial: Trial, model: str, side: str) -> float:
+    """Average precision of a random order of the objects: the share of the planted."""
+    return float((trial.truth.sides[model][list(OBJECTS)] == side).mean())
+
+
+def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, dict[str, dict]]:
+    """delta of each true concept by the concepts of the SAE that stand for it, median over seeds, against the true change."""
+    figure, axes = panels(len(trial.study.models), width=3.9, height=3.7)
+    numbers = {}
+    truths = trial.truths[trial.truths["kind"] == RA_SAE]
+    rows = detection[(detection["kind"] == RA_SAE) & (detection["side"] == "suppressed")]
+    for axis, model in zip(axes, trial.study.models, strict=True):
+        deltas = truths[truths["model"] == model.name].groupby("truth")["delta"].median()
+        change, sides = trial.truth.change[model.name][deltas.index], trial.truth.sides[model.name][deltas.index]
+        axis.plot((0, 1), (0, 1), color=QUIET, linewidth=0.8, linestyle=":")
+        for side, colour in SIDE_COLOURS.items():
+            of_side = sides == side
+            label = side or "not planted"
+            axis.plot(
+                change[of_side], deltas[of_side], SIDE_MARKS[side], color=colour, markersize=5, linestyle="none", label=label
+            )
+        rho = over_seeds(rows.loc[rows["model"] == model.name, "oracle_rho"], -1.0, 1.0)
+        numbers[model.name] = {"rho": rho._asdict(), "delta": deltas.to_dict(), "true change": change.to_dict()}
+        axis.text(
+            0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
+        )
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=model.label, xlabel="true change f′ / (f + f′), by the oracle")
+    axes[0].set_ylabel("δ by the concepts that stand for it")
+    axes[0].legend(fontsize=7.5, loc="lower right")
+    return figure, numbers
+
+
+def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figure, dict[str, dict]]:
+    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
+    models = [model for model in trial.study.models if trial.truth.plants[model.name].memorized]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
+    labels = {"auroc": "area under the ROC curve", "precision": "precision at 1 % false positives"}
+    for axis, (measure, label) in zip(axes, labels.items(), strict=True):
+        for number, model in enumerate(models):
+            offset = 0.14 * (number - (len(models) - 1) / 2)
+            measures = [card[model.name][f"{short}_{measure}"] for short in COPY_SCORES.values()]
+            colour = model_colour(trial.study, model.name)
+            draw_dots(axis, list(COPY_SCORES), measures, offset, fmt="o", color=colour, label=model.label)
+        axis.set(xlabel=label, xlim=(None, 1.02))
+    axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
+    axes[1].legend(fontsize=7.5)
+    shown = [f"{short}_{measure}" for short in COPY_SCORES.values() for measure in labels]
+    return figure, {model.name: {name: card[model.name][name]._asdict() for name in shown} for model in models}
+
+
+def plot_noise(trial: Trial) -> Figure:
+    """How far the images of a pair are apart, and how well its caption fits the real one; pairs with a wrong caption dark."""
+    figure, axes = panels(len(trial.study.models), width=3.9, height=3.3)
+    for axis, model in zip(axes, trial.study.models, strict=True):
+        table = trial.discrepancies[trial.discrepancies["model"] == model.name]
+        for noisy, colour, label in ((False, "#cfc9d4", "own caption"), (True, INK, "another's caption, planted")):
+            rows = table[table["noisy"] == noisy]
+            axis.plot(rows["energy_distance"], rows["agreement"], ".", color=colour, markersize=4, label=label)
+        axis.axvline(table["energy_distance"].quantile(HIGH_DISCREPANCY), color=QUIET, linestyle=":", linewidth=1)
+        axis.set(title=model.label, xlabel="energy distance ‖ξ(x′) − ξ(x)‖₂")
+    axes[0].set_ylabel("caption–image agreement (CLIP cosine)")
+    axes[0].legend(fontsize=7.5, loc="lower left")
+    return figure
+
+
+def plot_ablations(trial: Trial, table: pd.DataFrame) -> Figure:
+    """Average precision over objects of each variant, mean over the models with plants, the models as faint dots."""
+    names = list(dict.fromkeys(zip(table["varied"], table["kind"], strict=True)))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.36 * len(names) + 1.1), sharey=True, layout="constrained")
+    for axis, side in zip(axes, SIDES, strict=True):
+        rows = table[(table["side"] == side) & table["ap_of_objects"].notna()]
+        for place, (varied, kind) in enumerate(names):
+            values = rows.loc[(rows["varied"] == varied) & (rows["kind"] == kind), "ap_of_objects"]
+            axis.plot(values, [place] * len(values), SIDE_MARKS[side], color=SIDE_COLOURS[side], alpha=0.3, markersize=4)
+            axis.plot(values.mean(), place, SIDE_MARKS[side], color=SIDE_COLOURS[side], markersize=7)
+        own = rows.loc[rows["varied"] == names[0][0], "ap_of_objects"].mean()
+        axis.axvline(own, color=QUIET, linestyle=":", linewidth=1)
+        axis.set(xlim=(0, 1.02), xlabel="average precision over objects", title=side)
+    axes[0].set_yticks(range(len(names)), [kind if varied == "as it is" else f"{varied}: {kind}" for varied, kind in names])
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
+    """The scorecard for reading: a row a measure, a column a model."""
+
+    def told(measure: Measure) -> str:
+        if np.isnan(measure.value):
+            return "–"
+        return f"{measure.value:.3g}" + ("" if np.isnan(measure.low) else f" [{measure.low:.3g}, {measure.high:.3g}]")
+
+    return pd.DataFrame({model: {name: told(measure) for name, measure in measures.items()} for model, measures in card.items()})
+
+
+def plot_power(table: pd.DataFrame) -> Figure:
+    """Share of the planted true concepts found, against the number of pairs, a line a strength; of the others, thin lines."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
+    for axis, side in zip(axes, SIDES, strict=True):
+        rows = table[table["side"] == side]
+        nothing, *strengths = sorted(rows["strength"].unique())
+        for strength, alpha in zip(strengths, np.linspace(0.3, 1, len(strengths)), strict=True):
+            found = rows[rows["strength"] == strength].groupby("pairs")["found"].mean()
+            axis.plot(found.index, found, "o-", color=SIDE_COLOURS[side], alpha=alpha, markersize=4, label=f"{strength:.0%}")
+        for strength, dashes in ((nothing, ":"), (strengths[-1], "--")):
+            others = rows[rows["strength"] == strength].groupby("pairs")["others"].mean()
+            axis.plot(others.index, others, dashes, color=INK, linewidth=1, label=f"{strength:.0%}, not planted")
+        axis.set(xscale="log", xlabel="pairs (log scale)", title=side, ylim=(-0.02, 1.02))
+        axis.set_xticks(sorted(rows["pairs"].unique()), [str(n) for n in sorted(rows["pairs"].unique())])
+        axis.minorticks_off()
+    axes[0].set_ylabel("share with an interval beyond 0.5")
+    axes[1].legend(fontsize=7.5, title="images with the fault", title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure

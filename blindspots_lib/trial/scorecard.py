@@ -1,0 +1,113 @@
+"""The scorecard: for every model, how well the instrument did on what is known of it."""
+
+import numpy as np
+import pandas as pd
+
+from blindspots_lib.analysis.delta import ranked_deltas
+from blindspots_lib.analysis.distribution import distribution_shape
+from blindspots_lib.core.artifacts import write_json
+from blindspots_lib.trial.methods import RA_SAE
+from blindspots_lib.trial.metrics import (
+    SIDES,
+    Detection,
+    Measure,
+    auroc,
+    copy_scores,
+    over_seeds,
+    precision_at_false_positives,
+    resampled,
+)
+from blindspots_lib.trial.trial import Trial
+
+HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
+RANKED = {"": "objects", "_of_truths": "truths", "_of_found": "found", "_of_units": "units"}  # end of a measure -> of what
+COPY_SCORES = {  # what could tell a copy -> its measures' first word
+    "distance in place": "memorization", "energy distance": "memorization_energy",
+    "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
+    "in place and nearest": "memorization_both",
+}  # fmt: skip
+
+Card = dict[str, dict[str, Measure]]  # model -> measure -> value, low, high
+
+
+def scorecard(trial: Trial) -> Card:
+    """All measures of all models; those of the instrument itself over seeds, the others over resampled pairs or concepts."""
+    return {
+        model.name: {
+            **detection_measures(trial.detection, model.name), **shape_measures(trial, model.name),
+            **memorization_measures(trial.copies, model.name), **noise_measures(trial.discrepancies, model.name),
+            **{name: Measure(value, np.nan, np.nan) for name, value in trial.methods.global_scores[model.name]._asdict().items()},
+        }
+        for model in trial.study.models
+    }  # fmt: skip
+
+
+def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) -> dict[str, Measure]:
+    """Of each side: `ap`, `recall` and `precision` over objects, and over more with another end; see `detection_table`."""
+    rows = detection[(detection["kind"] == kind) & (detection["model"] == model)]
+    columns = {f"{name}{end}": f"{name}_of_{of}" for end, of in RANKED.items() for name in Detection._fields}
+    columns |= {"found_share": "found_share"}
+    measures = {
+        f"{side}_{name}": over_seeds(group[column], 0.0, 1.0)
+        for side, group in rows.groupby("side", sort=False)
+        for name, column in columns.items()
+    }
+    lowest = {"oracle_rho": -1.0, "oracle_rho_unplanted": -1.0, "flagged_share": 0.0}
+    once = rows[rows["side"] == SIDES[0]]  # the same on both sides
+    return measures | {name: over_seeds(once[name], low, 1.0) for name, low in lowest.items()}
+
+
+def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
+    """Of the study's own SAE: skewness, the share of intervals that leave out 0.5, the spread of datapoint differences."""
+    concepts, analysis = trial.results.concepts, trial.study.analysis
+    shape = distribution_shape(ranked_deltas(concepts, model).to_numpy(), analysis)
+    ranked = concepts[concepts[f"ranked_{model}"]]
+    sure = ((ranked[f"high_{model}"] < 0.5) | (ranked[f"low_{model}"] > 0.5)).to_numpy()
+    datapoints = trial.results.datapoints
+    spread = datapoints.loc[datapoints["model"] == model, "datapoint_delta"].to_numpy()
+    return {
+        "datapoint_spread": resampled(lambda deltas: float(deltas.std()), spread, seed=analysis.seed),
+        "skewness": Measure(shape.skewness, shape.skewness_low, shape.skewness_high),
+        "sure_share": resampled(lambda hits: float(hits.mean()), sure, seed=analysis.seed),
+    }
+
+
+def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure]:
+    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives.
+
+    Also the area among the pairs that the model learned as they are: no copy was redrawn, most of the others were.
+    """
+    table = copies[copies["model"] == model]
+    copied, alike = (table["copies"] > 0).to_numpy(), table["untouched"].to_numpy()
+    scores = copy_scores(table)
+    return {
+        f"{short}_{measure}": resampled(function, scores[name], copied)
+        for name, short in COPY_SCORES.items()
+        for measure, function in (("auroc", auroc), ("precision", precision_at_false_positives))
+    } | {
+        f"{short}_untouched_auroc": resampled(auroc, scores[name][alike], copied[alike]) for name, short in COPY_SCORES.items()
+    }  # fmt: skip
+
+
+def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure]:
+    """Among pairs of high discrepancy: the share with a wrong caption, and how well caption-image agreement tells them.
+
+    The latter among pairs that are not public: the public ones all have captions of their own, and CLIP learned from them.
+    """
+    table = discrepancies[discrepancies["model"] == model]
+    high = table[table["energy_distance"] >= table["energy_distance"].quantile(HIGH_DISCREPANCY)]
+    unseen = high[~high["public"]]
+    return {
+        "noise_share": resampled(lambda hits: float(hits.mean()), high["noisy"].to_numpy()),
+        "noise_auroc": resampled(auroc, -unseen["agreement"].to_numpy(), unseen["noisy"].to_numpy()),
+    }
+
+
+def write_scorecard(card: Card, path) -> None:
+    """One JSON: model -> measure -> {"value", "low", "high"}; null where a model has no such thing planted, or no interval."""
+    plain = {
+        model: {name: {key: None if np.isnan(number) else float(f"{number:.4g}") for key, number in measure._asdict().items()}
+                for name, measure in measures.items()}
+        for model, measures in card.items()
+    }  # fmt: skip
+    write_json(path, plain)

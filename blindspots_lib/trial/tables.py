@@ -1,0 +1,113 @@
+"""Units of any kind as tables: what each stands for, judged on real images alone, and its delta for every model."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Bool, Float, Int
+
+from blindspots_lib.analysis.delta import energy_difference
+from blindspots_lib.core.config import ScenePairs
+from blindspots_lib.data.scenes import OBJECTS
+from blindspots_lib.trial.matching import (
+    NAMES,
+    amounts_of_truths,
+    average_precisions,
+    match_concepts,
+    shares_inside,
+    true_presence,
+)
+from blindspots_lib.trial.metrics import auroc
+
+AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
+Sides = Mapping[str, pd.Series]  # model -> true concept -> "suppressed", "exaggerated" or ""
+
+
+def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides, min_images: int) -> pd.DataFrame:
+    """One row a model and unit that fires on `min_images` or more: the true concept that it stands for, "" for none."""
+    matching = match_concepts(amounts["real"], present)
+    names = np.array([*NAMES, ""])[matching.truth]
+    real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
+    parts = []
+    for model, planted in sides.items():
+        ranked = np.flatnonzero(seen + amounts[model].getnnz(axis=0) >= min_images)
+        parts.append(pd.DataFrame({
+            "model": model, "unit": ranked, "truth": names[ranked], "purity": matching.purity[ranked],
+            "delta": energy_difference(mean_amounts(amounts[model]), real)[ranked],
+            "planted": planted.reindex(names[ranked], fill_value="").to_numpy(),
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides) -> pd.DataFrame:
+    """One row a model and true concept: delta of its amount by the units that stand for it; nan if no real image shows it.
+
+    `match` is the average precision of that amount on real images, `purity` its share on images that show the true concept.
+    """
+    held = amounts_of_truths(amounts, present)
+    real, sparse = held["real"].mean(axis=0), sp.csr_matrix(held["real"])
+    deltas = {model: np.where(present.any(axis=0), energy_difference(held[model].mean(axis=0), real), np.nan) for model in sides}
+    match = average_precisions(sparse.tocsc(), present).diagonal()
+    return named_table(deltas, sides, match=match, purity=shares_inside(sparse, present).diagonal())
+
+
+def gains_table(
+    held: Mapping[str, Float[np.ndarray, "pairs names"]],
+    truths: pd.DataFrame,
+    shown: Mapping[str, Bool[np.ndarray, "pairs names"]],
+) -> pd.DataFrame:
+    """Objects that nobody planted and that yet rise above a planted one: in which images do their concepts gain?
+
+    `held` are the amounts that `truths`, a `truth_table`, compares, `shown` what the images of each model show. One row a model
+    and such object: `gain`, its amount in all generations less that in the real images, as a share of the latter; `where`, the
+    other object whose pictures gain most for their number; `share`, their share of the gain; `pictures`, their share of the
+    generations.
+    """
+    rows = []
+    for model, table in truths[truths["truth"].isin(OBJECTS)].groupby("model", sort=False):
+        lowest = table.loc[table["planted"] == "exaggerated", "delta"].min()
+        rises = table["delta"] > max(lowest, 0.5)
+        above = table[(table["planted"] == "") & rises].sort_values("delta", ascending=False)
+        pictures = shown[model].mean(axis=0)
+        for row in above.itertuples():
+            real, generated = (held[name][:, NAMES.index(row.truth)] for name in ("real", model))
+            share = (generated - real) @ shown[model] / (generated - real).sum()
+            others = [i for i, name in enumerate(NAMES) if name in OBJECTS and name != row.truth]
+            most = max(others, key=lambda i: share[i] - pictures[i])
+            rows.append({
+                "model": model, "truth": row.truth, "delta": row.delta, "gain": generated.sum() / real.sum() - 1,
+                "where": NAMES[most], "share": share[most], "pictures": pictures[most],
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "truth", "delta", "gain", "where", "share", "pictures"])
+
+
+def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) -> pd.DataFrame:
+    """One row a model and true concept: delta, the side it is planted on, and `columns`, the same for every model."""
+    parts = [
+        pd.DataFrame({"model": model, "truth": NAMES, "delta": list(deltas[model]), "planted": planted.to_numpy(), **columns})
+        for model, planted in sides.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:
+    return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()
+
+
+def association_names(matrix: sp.csr_matrix, config: ScenePairs, positions: Int[np.ndarray, "pairs"]) -> list[tuple[str, float]]:
+    """For each concept the object or background that it goes with best on real images: (name, area under the ROC curve).
+
+    The area is that of the concept's energy as a detector of its presence; ("", nan) if the concept never fires.
+    """
+    present = true_presence(config, positions, NAMES[:-1])
+    order = sorted(np.flatnonzero(present.any(axis=0)), key=NAMES.__getitem__)
+    columns, result = matrix.tocsc(), []
+    for concept in range(matrix.shape[1]):
+        if columns.indptr[concept] == columns.indptr[concept + 1]:
+            result.append(("", float("nan")))
+            continue
+        areas = auroc(columns[:, concept].toarray()[:, 0], present[:, order])
+        best = int(np.nanargmax(areas))
+        result.append((NAMES[order[best]], float(areas[best])))
+    return result
