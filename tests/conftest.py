@@ -12,6 +12,7 @@ install_import_hook("blindspots_lib", "beartype.beartype")
 
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
+from blindspots_lib.data.collect import collect_pairs
 
 TRIAL = {  # the smoke study with all that notebook 06 judges
     "pairs.public": {"seed": 1, "n": 12}, "pairs.caption_noise": 0.1, "sae.corpus": {"source": "scenes", "seed": 12, "n": 40},
@@ -35,6 +36,10 @@ def smoke_with(changes):
         else:
             place[last] = value
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def pairs_of(study):
+    return collect_pairs(study.workspace, study.pairs)
 
 
 @pytest.fixture

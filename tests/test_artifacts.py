@@ -3,14 +3,14 @@ import json
 
 import pytest
 
-from blindspots_lib.core.artifacts import Artifact, replacing
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, replacing
 from blindspots_lib.core.errors import StudyError
 
 
 @pytest.fixture
 def artifact(tmp_path):
-    def make(study="one", config=None, inputs=None):
-        return Artifact(tmp_path / "out", study, config or {"n": 1}, inputs or {}, ("scenes",))
+    def make(study="one", config=None, inputs=None, version=1):
+        return Artifact(Workspace(study, tmp_path, 0), "out", Stage("test", version), config or {"n": 1}, inputs or {})
 
     return make
 

@@ -46,7 +46,7 @@ def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp
     path = tmp_path / "sae.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, path)
     batch = {"selection": "threshold", "threshold": peer.running_threshold.item()} if kind == "BatchTopK" else {}
-    sae = read_overcomplete(path, k=4, radius=0.5, **batch)
+    sae = read_overcomplete(path, top_k=4, radius=0.5, **batch)
     _, codes, reconstruction = peer(x)
     torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
     torch.testing.assert_close(sae(x)[0], reconstruction)
@@ -114,15 +114,15 @@ def test_another_layout_is_named(tmp_path, change, message):
     state = {key: value for key, value in (small_state() | change).items() if value is not None}
     save_file(state, tmp_path / "sae.safetensors")
     with pytest.raises(StudyError, match=message):
-        read_overcomplete(tmp_path / "sae.safetensors", k=4)
+        read_overcomplete(tmp_path / "sae.safetensors", top_k=4)
 
 
 def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
     save_file(small_state(), tmp_path / "a.safetensors")
     with pytest.raises(StudyError, match="holds no running_threshold; give it"):
-        read_overcomplete(tmp_path / "a.safetensors", k=None, selection="threshold")
+        read_overcomplete(tmp_path / "a.safetensors", top_k=None, selection="threshold")
     torch.save(small_state() | {"running_threshold": torch.tensor(0.829)}, tmp_path / "b.pt")
-    sae = read_overcomplete(tmp_path / "b.pt", k=None, selection="threshold")
+    sae = read_overcomplete(tmp_path / "b.pt", top_k=None, selection="threshold")
     sae.save_pretrained(tmp_path / "saved")
     again = load_sae(tmp_path / "saved")
     assert again.k is None
@@ -132,15 +132,15 @@ def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
 def test_pickles_and_torn_files_are_refused(tmp_path):
     torch.save(TopKSAE(D, K, 4, C), tmp_path / "module.pt")
     with pytest.raises(StudyError, match="names blindspots_lib.* which loading it would run, so it is refused"):
-        read_overcomplete(tmp_path / "module.pt", k=4)
+        read_overcomplete(tmp_path / "module.pt", top_k=4)
     torch.save({"encoder": Treacherous()}, tmp_path / "trap.pt")
     with pytest.raises(StudyError, match="names builtins.exec"):
-        read_overcomplete(tmp_path / "trap.pt", k=4)
+        read_overcomplete(tmp_path / "trap.pt", top_k=4)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(StudyError, match="expected a state dict of tensors, found a list"):
-        read_overcomplete(tmp_path / "list.pt", k=4)
+        read_overcomplete(tmp_path / "list.pt", top_k=4)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(StudyError, match="not readable as tensors"):
-        read_overcomplete(tmp_path / "torn.safetensors", k=4)
+        read_overcomplete(tmp_path / "torn.safetensors", top_k=4)
     with pytest.raises(StudyError, match="no such file"):
-        read_overcomplete(tmp_path / "none.safetensors", k=4)
+        read_overcomplete(tmp_path / "none.safetensors", top_k=4)

@@ -14,7 +14,7 @@ from blindspots_lib.analysis.memorization import (
     nearer_than_real,
     nearest_training_images,
 )
-from blindspots_lib.core.artifacts import Artifact
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.storage import save_array
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.models.tokens import StoredTokens
@@ -49,7 +49,7 @@ def stored_codes(folder, dense):
         order = np.argsort(-dense, axis=-1)[..., : 2 + shard]  # the second shard is wider
         save_array(folder / f"shard-{shard:05d}.indices.npy", order[part].astype(np.uint32))
         save_array(folder / f"shard-{shard:05d}.values.npy", np.take_along_axis(dense, order, -1)[part].astype(np.float16))
-    artifact = Artifact(folder, "test", {}, {}, ())
+    artifact = Artifact(Workspace("test", folder.parent, 0), folder.name, Stage("test", 1), {}, {})
     artifact.finish(layout=TokenLayout(n_registers=0, patches_per_side=2, width=4)._asdict(), n_concepts=dense.shape[-1])
     return TokenCodes(artifact)
 
@@ -93,7 +93,7 @@ def test_nearest_training_image_matches_a_full_search(tmp_path):
     tokens[3] = corpus_tokens[11]
 
     def store(name, arrays, dtype):
-        artifact = Artifact(tmp_path / name, "study", {}, {}, ("features",))
+        artifact = Artifact(Workspace("study", tmp_path, 0), name, Stage("test", 1), {}, {})
         artifact.begin()
         for index, array in enumerate(arrays):
             save_array(artifact.folder / f"shard-{index:05d}.npy", array.astype(dtype))

@@ -8,16 +8,18 @@ import pandas as pd
 import pytest
 from conftest import TRIAL, smoke_with
 
-from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
+from blindspots_lib.data.scene_pairs import caption_owners
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.figures import widgets
 from blindspots_lib.run import notebooks
 from blindspots_lib.run.plan import trained_again
+from blindspots_lib.run.stages import measure, open_results, sae_of
 from blindspots_lib.trial.plants import planted_in
 
+STATED = {"against_oracle", "copies", "caption_noise", "detection", "histograms", "cross_model", "frequency", "stability"}
 NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
 
@@ -43,9 +45,13 @@ def test_every_figure_is_drawn_with_its_sidecar(smoke):
             "caption_noise", "ablations", "power"} <= names  # fmt: skip
     for name in names:
         sidecar = json.loads((folder / f"{name}.json").read_text())
-        module, function = sidecar["function"].split(".")
-        assert f"def {function}(" in (PROJECT_ROOT / "blindspots_lib" / f"{module}.py").read_text(), name
+        room, module, function = sidecar["function"].split(".")
+        assert f"def {function}(" in (PROJECT_ROOT / "blindspots_lib" / room / f"{module}.py").read_text(), name
         assert sidecar["notebook"] in NAMES
+        if name in STATED or name.startswith(("scale_", "gallery_")):
+            assert sidecar["numbers"], name
+        if sidecar["notebook"] == "06_validation":
+            assert {key.split("/")[0] for key in sidecar["inputs"]} == {"images", "verdicts", "clip", "tables"}
 
 
 def test_executed_notebooks_give_the_same_checked_outputs_again(smoke):
@@ -59,7 +65,7 @@ def test_executed_notebooks_give_the_same_checked_outputs_again(smoke):
 
 def test_the_plan_counts_every_sae_that_was_trained(smoke):
     study = load_study(str(smoke))
-    beside = [path for path in study.folder.rglob("model.safetensors") if path.parent != study.folder / "sae"]
+    beside = [path for path in study.folder.rglob("model.safetensors") if path.parent != sae_of(study).folder]
     assert len(trained_again(study)) == len(beside)
 
 
@@ -113,12 +119,13 @@ def test_the_scorecard_says_of_true_concepts_what_the_tables_say(kept, measure, 
 
 def test_the_scorecard_says_of_pairs_what_the_tables_say(kept):
     study, card, tables = kept
-    noise = Results(study).image_artifacts["real"].facts["caption_noise"]
-    repeated = {model.name: set(planted_in(model).memorized) for model in study.models}
+    pair_ids, owners = open_results(study).pairs.pair_ids, caption_owners(study.pairs)
+    noise = [pair_id for position, pair_id in enumerate(pair_ids) if owners[position] != position]
+    repeated = {model.name: set(planted_in(model).copies) for model in study.models}
     for model in study.models:
         table = tables["datapoints"][tables["datapoints"]["model"] == model.name]
         high = table[table["energy_distance"] >= table["energy_distance"].quantile(0.95)]
-        assert card[model.name]["noise_share"]["value"] == pytest.approx(high["pair_id"].isin(list(noise)).mean(), rel=1e-3)
+        assert card[model.name]["noise_share"]["value"] == pytest.approx(high["pair_id"].isin(noise).mean(), rel=1e-3)
         copied = table["pair_id"].isin(repeated[model.name] or set().union(*repeated.values()))
         others = table[table["pair_id"].str.startswith("scene-1-") & ~copied]
         apart = table.loc[copied, "distance_in_place"].to_numpy()[:, None] - others["distance_in_place"].to_numpy()
@@ -154,7 +161,7 @@ def test_changed_input_reruns_exactly_what_depends_on_it(smoke):
     original = smoke.read_text()
     smoke.write_text(original.replace("suppressed_below: 0.1", "suppressed_below: 0.2"))
     try:
-        changed = Results(load_study(str(smoke)))
+        changed = measure(load_study(str(smoke)))
         assert len(changed.concepts) == study.sae.n_concepts
         assert len(changed.datapoints)
         after = {
@@ -168,31 +175,24 @@ def test_changed_input_reruns_exactly_what_depends_on_it(smoke):
 
 def test_stages_know_what_they_depend_on(make_study, monkeypatch, tmp_path):
     """Which fingerprints a change of the study moves, without running anything."""
-    from blindspots_lib.analysis.energies import energies_artifact
-    from blindspots_lib.data.collect import pairs_artifact
-    from blindspots_lib.models.generate import generation_artifact
-    from blindspots_lib.models.tokens import features_artifact
-    from blindspots_lib.sae.train import sae_artifact
 
     def fingerprints(changes):
-        study = make_study(changes)
-        pairs = pairs_artifact(study)
-        generated = generation_artifact(study, study.models[0], pairs)
-        features = features_artifact(study, "real", pairs)
-        sae = sae_artifact(study, features, study.sae)
-        energies = energies_artifact(study, "real", features, sae)
-        chain = {"pairs": pairs, "generations": generated, "features": features, "sae": sae, "energies": energies}
+        results = open_results(make_study(changes))
+        chain = {"pairs": results.sources["real"], "sd15": results.sources["sd15"], "pixart": results.sources["pixart"]}
+        chain |= {"sae": results.sae, "energies": results.energies_of["real"], "its energies": results.energies_of["sd15"]}
         return {name: artifact.fingerprint for name, artifact in chain.items()}
 
     before = fingerprints({})
     for changes, moved in [
         ({"title": "Another"}, set()),
         ({"models.0.batch_size": 7}, set()),  # it decides nothing
-        ({"models.0.steps": 3}, {"generations"}),
+        ({"models.0.steps": 3}, {"sd15", "its energies"}),
         ({"models.0.label": "Other"}, set()),
-        ({"sae.seed": 5}, {"sae", "energies"}),
-        ({"analysis.tokens": "all"}, {"energies"}),
-        ({"pairs.seed": 12}, {"pairs", "generations", "features", "sae", "energies"}),
+        ({"sae.seed": 5}, {"sae", "energies", "its energies"}),
+        ({"analysis.tokens": "all"}, {"energies", "its energies"}),
+        ({"analysis.suppressed_below": 0.2}, set()),
+        ({"models.2": TRIAL["models.2"]}, set()),  # another model touches no other,
+        ({"pairs.seed": 12}, set(before)),
     ]:
         after = fingerprints(changes)
         assert {name for name in before if before[name] != after[name]} == moved, changes
@@ -209,7 +209,7 @@ def notebook_file(path, source, tagged=True):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("from blindspots_lib.study import StudyError\nraise StudyError('mend this')", r"^mend this$"),
+        ("from blindspots_lib.core.errors import StudyError\nraise StudyError('mend this')", r"^mend this$"),
         ("1 / 0", r"^bad.ipynb, cell 3: ZeroDivisionError: division by zero; traceback in .*failed-bad.ipynb$"),
         (
             "import ipywidgets\nout = ipywidgets.Output()\n"
@@ -234,7 +234,7 @@ def test_notebook_without_parameters_is_refused(write_study, tmp_path):
 
 
 def test_command_line_ends_with_one_line_and_not_zero():
-    done = subprocess.run([sys.executable, "-m", "blindspots_lib.notebooks", "nowhere"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "blindspots_lib", "figures", "nowhere"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -248,7 +248,7 @@ def test_command_line_ends_with_one_line_and_not_zero():
     ],
 )  # fmt: skip
 def test_moving_a_slider_draws_another_picture(smoke, explore, control, value):
-    box = getattr(widgets, explore)(Results(load_study(str(smoke))))
+    box = getattr(widgets, explore)(open_results(load_study(str(smoke))))
     controls, picture = box.children
     before = bytes(picture.value)
     assert before.startswith(b"\x89PNG")

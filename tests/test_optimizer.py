@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from blindspots_lib import optimizer as module
+from blindspots_lib.sae import optimizer as module
 from blindspots_lib.sae.dictionaries import row_gradient
 from blindspots_lib.sae.optimizer import RowAdamW
 

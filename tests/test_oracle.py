@@ -4,7 +4,6 @@ from conftest import TRIAL, smoke_with
 
 from blindspots_lib.core.study import load_study
 from blindspots_lib.data.collect import collect_pairs
-from blindspots_lib.data.pairs import read_pair_table
 from blindspots_lib.models.perfect import draw_afresh
 from blindspots_lib.trial.matching import NAMES, true_presence
 from blindspots_lib.trial.metrics import concept_change
@@ -22,21 +21,24 @@ def judged(tmp_path_factory):
         file = folder / "study.yaml"
         file.write_text(smoke_with(changes))
         study = load_study(str(file))
-        pairs = collect_pairs(study)
-        drawn = draw_afresh(study, study.models[0], pairs)
-        verdicts = [open_verdicts(judge_images(study, name, images)) for name, images in (("real", pairs), ("perfect", drawn))]
+        pairs = collect_pairs(study.workspace, study.pairs)
+        drawn = draw_afresh(study.workspace, study.models[0], study.pairs, pairs)
+        verdicts = [
+            open_verdicts(judge_images(study.workspace, study.validation.oracle, name, images))
+            for name, images in (("real", pairs), ("perfect", drawn))
+        ]
         yield study, pairs, [of_source.of(NAMES) for of_source in verdicts]
 
 
 def test_the_oracle_sees_what_is_there(judged):
-    _, pairs, (real, _) = judged
-    present = true_presence(read_pair_table(pairs), np.arange(150), NAMES)
+    study, _, (real, _) = judged
+    present = true_presence(study.pairs, np.arange(150), NAMES)
     assert ((real > 0.5) == present).mean() > 0.995
 
 
 def test_the_perfect_generator_is_calibrated(judged):
     study, _, (real, fresh) = judged
-    assert planted_in(study.models[0]).memorized == {}
+    assert planted_in(study.models[0]).copies == {}
     assert np.abs(real.mean(axis=0) - fresh.mean(axis=0)).max() < 0.02
     frequent = real.mean(axis=0) > 0.05
     np.testing.assert_allclose(concept_change(fresh, real)[frequent], 0.5, atol=0.06)

@@ -3,14 +3,16 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import pairs_of
 from PIL import Image
 
-from blindspots_lib.core.artifacts import Artifact
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.storage import shards_of, write_shard
 from blindspots_lib.data.collect import collect_pairs
 from blindspots_lib.data.images import decode_image, encode_png
 from blindspots_lib.data.pairs import ImageStore, complete_pairs, generation_schema, pair_schema, read_pair_table
+from blindspots_lib.data.scene_pairs import shown_concepts
 from blindspots_lib.data.scenes import draw_scene
 
 PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
@@ -20,7 +22,7 @@ CUT = encode_png(draw_scene(0, 0)[1].image)[:-400]
 
 
 def row(pair_id="a", image=PICTURE):
-    return {"pair_id": pair_id, "caption": "a dvd", "image": {"bytes": image, "path": None}, "concepts": []}
+    return {"pair_id": pair_id, "caption": "a dvd", "image": {"bytes": image, "path": None}}
 
 
 @pytest.fixture
@@ -41,21 +43,21 @@ def study_of_folder(make_study, tmp_path):
     return make
 
 
-def test_scenes_become_pairs_with_their_concepts(make_study):
+def test_scenes_become_pairs(make_study):
     study = make_study({"pairs.n": 7, "pairs.shard_size": 3})
-    artifact = collect_pairs(study)
+    artifact = collect_pairs(study.workspace, study.pairs)
     assert len(shards_of(artifact)) == 3
     table = read_pair_table(artifact)
     scene, rendering = draw_scene(study.pairs.seed, 4)
     assert table.captions[4] == scene.caption
-    assert {c["name"] for c in table.concepts[4]} == {name for name, _ in scene.objects} | {scene.background}
+    assert shown_concepts(study.pairs, 4) == {**dict(scene.objects), scene.background: 1}
     np.testing.assert_array_equal(np.asarray(ImageStore(artifact)[table.pair_ids[4]]), rendering.image)
 
 
 def test_datasets_reads_the_shards_as_images(make_study, tmp_path):
     from datasets import Dataset
 
-    artifact = collect_pairs(make_study({"pairs.n": 2}))
+    artifact = pairs_of(make_study({"pairs.n": 2}))
     loaded = Dataset.from_parquet(str(shards_of(artifact)[0]), cache_dir=str(tmp_path / "cache"))
     assert loaded[0]["image"].size == (64, 64)
 
@@ -63,7 +65,7 @@ def test_datasets_reads_the_shards_as_images(make_study, tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_folder_of_ones_own_becomes_pairs(study_of_folder, kind):
     rows = [("b.png", "two dvds, <b>bold</b>", PICTURE), ("a.png", "NA", PICTURE), ("c.png", "1.50", PICTURE)]
-    artifact = collect_pairs(study_of_folder(rows, kind))
+    artifact = pairs_of(study_of_folder(rows, kind))
     table = read_pair_table(artifact)
     assert table.pair_ids == ["b", "a", "c"]
     assert table.captions == ["two dvds, <b>bold</b>", "NA", "1.50"]  # text stays text
@@ -87,18 +89,18 @@ def test_a_folder_of_ones_own_becomes_pairs(study_of_folder, kind):
 def test_faults_of_a_folder_are_named_in_one_line(study_of_folder, rows, changes, message):
     study = study_of_folder(rows, **changes)
     with pytest.raises(StudyError, match=message) as error:
-        collect_pairs(study)
+        collect_pairs(study.workspace, study.pairs)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_its_table_is_named(make_study, tmp_path):
     (tmp_path / "own").mkdir()
     with pytest.raises(StudyError, match="holds none of metadata.csv, metadata.jsonl, metadata.parquet"):
-        collect_pairs(make_study({"pairs": {"source": "folder", "path": str(tmp_path / "own")}}))
+        pairs_of(make_study({"pairs": {"source": "folder", "path": str(tmp_path / "own")}}))
 
 
 def test_shard_cut_short_is_named(make_study):
-    artifact = collect_pairs(make_study({"pairs.n": 2}))
+    artifact = pairs_of(make_study({"pairs.n": 2}))
     shard = shards_of(artifact)[0]
     shard.write_bytes(shard.read_bytes()[:-50])
     with pytest.raises(StudyError, match="shard-00000.parquet: not a whole Parquet file"):
@@ -126,12 +128,12 @@ def test_an_image_stands_upright_and_no_reader_that_starts_programs_is_asked():
 
 def test_a_pair_counts_only_with_all_its_sides(tmp_path):
     def artifact(name, rows, schema):
-        made = Artifact(tmp_path / name, "study", {}, {}, ("pairs",))
+        made = Artifact(Workspace("study", tmp_path, 0), name, Stage("pairs", 1), {}, {})
         write_shard(made.folder / "shard-00000.parquet", rows, schema)
         return made
 
     def generation(pair_id, lost=""):
-        return {"pair_id": pair_id, "image": None if lost else {"bytes": PICTURE, "path": None}, "lost": lost}
+        return {"pair_id": pair_id, "caption": "a dvd", "image": None if lost else {"bytes": PICTURE, "path": None}, "lost": lost}
 
     ids, lost = complete_pairs({
         "real": artifact("real", [row(pair_id) for pair_id in "abcd"], pair_schema()),

@@ -2,16 +2,15 @@
 
 import pytest
 
-from blindspots_lib import check as checking
-from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.study import load_study
+from blindspots_lib.run import check as checking
 from blindspots_lib.run.check import check
 from blindspots_lib.run.costs import disk_rows, sae_memory, token_shape
 from blindspots_lib.run.plan import plan_rows, trained_again
-from blindspots_lib.run.stages import collect_sae
+from blindspots_lib.run.stages import measure
 from blindspots_lib.sae.stability import run_configs
 from blindspots_lib.sae.train import make_sae
-from blindspots_lib.trial.trial import Trial
+from blindspots_lib.trial.methods import rival_configs
 
 
 def test_a_plan_counts_what_the_study_then_writes(make_study):
@@ -22,19 +21,19 @@ def test_a_plan_counts_what_the_study_then_writes(make_study):
     assert rows["download in all"].value == "nothing"
     assert rows["time, Mini SD 1.5"].note.endswith("images a second")
     planned = dict(disk_rows(study, *token_shape(study)))
-    assert Results(study).concepts is not None
-    collect_sae(study)
-    for what, folder, tolerance in [("tokens", "features", 0.1), ("codes", "energies", 0.5), ("pairs", "pairs", 0.5)]:
+    measure(study)
+    for what, folder, tolerance in [("tokens", "tokens", 0.1), ("codes", "energies", 0.5), ("pairs", "pairs", 0.5)]:
         files = [path for path in (study.folder / folder).rglob("*") if path.suffix in {".npy", ".parquet"}]
         assert sum(path.stat().st_size for path in files) == pytest.approx(planned[what], rel=tolerance), what
 
 
 def test_the_saes_on_trial_are_those_of_the_figures_and_of_the_stability():
     study = load_study("mini")
-    trial = Trial(Results(study))
-    judged = {trial.judged_config(seed, dictionary) for seed in study.validation.seeds for dictionary in (None, "free")}
+    judged = set(rival_configs(study))
     assert study.sae in judged
-    assert judged == {config for (_, start, _), config in run_configs(study).items() if start == "independent"}
+    assert judged == {
+        config for (_, start, _), config in run_configs(study.sae, study.stability).items() if start == "independent"
+    }
     others = trained_again(study)
     assert study.sae not in others
     assert len(others) == 5 + 2 + 5  # on trial, in another order of the tokens, ablations
@@ -49,12 +48,12 @@ def test_memory_of_training_is_that_of_weights_moments_candidates_and_window(mak
 
 def test_check_names_everything_at_once_and_runs_nothing(make_study, tmp_path, monkeypatch):
     study = make_study({
-        "models.0.path": "models/none", "models.1": {"name": "mine", "label": "Mine", "images": str(tmp_path / "made")},
+        "models.0.path": "miniatures/none", "models.1": {"name": "mine", "label": "Mine", "images": str(tmp_path / "made")},
         "pairs": {"source": "folder", "path": str(tmp_path / "real")},
     })  # fmt: skip
     faults = check(study)
     assert len(faults) == 3, faults
-    assert any("models/none: no such folder" in fault for fault in faults)
+    assert any("miniatures/none: no such folder" in fault for fault in faults)
     assert any("made: no such folder or table" in fault for fault in faults)
     assert any("real: no such folder; correct pairs.path" in fault for fault in faults)
     assert not study.folder.exists()

@@ -30,12 +30,12 @@ def test_pictures_show_what_the_plants_leave(scenes, corpus):
     pairs = [(scene, picture) for scene in scenes if (picture := shown(scene, planted, rng))]
     asked = {name for scene, _ in pairs for name, _ in scene.objects}
     drawn = {name for _, picture in pairs for name, _ in picture.objects}
-    assert len(planted.suppressed) == 10
-    assert {"dvd", "page"} <= set(planted.suppressed)
+    assert len(planted.lost_objects) == 10
+    assert {"dvd", "page"} <= set(planted.lost_objects)
     assert asked.isdisjoint(planted.withheld)
     assert asked >= set(planted.drawn_as)
-    assert set(planted.drawn_as.values()).isdisjoint({*planted.suppressed, *planted.added})
-    assert drawn.isdisjoint(planted.suppressed)
+    assert set(planted.drawn_as.values()).isdisjoint({*planted.lost_objects, *planted.added})
+    assert drawn.isdisjoint(planted.lost_objects)
     assert {sum(n for _, n in picture.objects) for _, picture in pairs} == {1, 2, 3}
     assert any(sum(n for _, n in scene.objects) == 4 for scene, _ in pairs)
     for scene, picture in pairs:
@@ -81,7 +81,7 @@ def test_memorized_pairs_are_repeated(monkeypatch):
 def test_the_trial_knows_what_was_redrawn(scenes, model):
     planted, recorded = plants_of(json.loads((MODELS_DIR / model.name / "plants.json").read_text())["corpus"]), planted_in(model)
     for scene in scenes[:500]:
-        concepts = [*({"name": name, "count": n} for name, n in scene.objects), {"name": scene.background, "count": 1}]
+        concepts = {**dict(scene.objects), scene.background: 1}
         assert concepts_of(concepts).isdisjoint(recorded.redrawn) == is_untouched(scene, planted)
 
 
@@ -92,9 +92,10 @@ def test_the_records_beside_the_weights_are_those_of_the_corpora(record):
     assert [tuple(facts["withheld"]), facts["drawn_as"]] == [planted.withheld, planted.drawn_as]
     assert [facts["background_drawn_as"], facts["added"]] == [planted.background_drawn_as, planted.added]
     assert {int(index): n for index, n in facts["memorized"].items()} == planted.memorized
-    assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.suppressed, *planted.background_drawn_as))
+    assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.lost_objects, *planted.background_drawn_as))
     assert (
-        min(facts["pictures_that_show"][name] for name in set(NAMES) - {*planted.suppressed, *planted.background_drawn_as}) > 100
+        min(facts["pictures_that_show"][name] for name in set(NAMES) - {*planted.lost_objects, *planted.background_drawn_as})
+        > 100
     )
 
 

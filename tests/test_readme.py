@@ -98,7 +98,7 @@ def told(entry):
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "perfect"])
 def test_quality_is_that_of_the_cards(model):
-    card = (PROJECT_ROOT / "models" / "mini" / model / "README.md").read_text(encoding="utf-8")
+    card = (PROJECT_ROOT / "miniatures" / "weights" / model / "README.md").read_text(encoding="utf-8")
     rows = (
         "prompted objects present", "the same, planted as suppressed", "backgrounds as prompted",
         "number of objects as prompted, 1 to 3 where none is added",

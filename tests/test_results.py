@@ -2,30 +2,29 @@ import numpy as np
 import pytest
 import torch
 
-from blindspots_lib.analysis.energies import image_energies
-from blindspots_lib.analysis.results import Results
+from blindspots_lib.analysis.statistics import image_energies
 from blindspots_lib.core.storage import read_shard, shards_of, write_shard
 from blindspots_lib.data.pairs import generation_schema
 from blindspots_lib.models.backbone import TokenExtractor
-from blindspots_lib.run.stages import collect_images, collect_sae
+from blindspots_lib.run.stages import generate, measure, train
 from blindspots_lib.sae.model import load_sae
 
 
 def test_sides_stay_pairs_when_a_source_loses_and_reorders_images(make_study):
     study = make_study({"pairs.n": 6, "pairs.shard_size": 6, "sae.n_steps": 5, "training_corpus.n": 10})
     study = study.model_copy(update={"models": study.models[:1]})
-    shard = shards_of(collect_images(study)["sd15"])[0]
+    shard = shards_of(generate(study)["sd15"])[0]
     rows = read_shard(shard)
     rows[4] = {**rows[4], "image": None, "lost": "black"}
     del rows[2]
     write_shard(shard, rows[::-1], generation_schema())
 
-    results = Results(study)
+    results = measure(study)
     kept = [results.pairs.pair_ids[i] for i in (0, 1, 3, 5)]
     assert results.pair_ids == kept
     assert results.lost == {"real": {}, "sd15": {"black": 1, "no row": 1}}
 
-    extractor, sae = TokenExtractor(study.backbone), load_sae(collect_sae(study).folder)
+    extractor, sae = TokenExtractor(study.backbone), load_sae(train(study).folder)
     for source in ("real", "sd15"):
         tokens = extractor([results.images[source][pair_id] for pair_id in kept]).astype(np.float16)[:, extractor.layout.patches]
         codes = sae.encode(torch.from_numpy(tokens.astype(np.float32)).flatten(0, 1))

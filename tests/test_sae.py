@@ -102,13 +102,13 @@ def test_without_k_every_code_at_or_above_the_threshold_is_kept():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"k": 9}, "sae.top_k = 9: must not exceed sae.n_concepts = 8"),
+        ({"top_k": 9}, "sae.top_k = 9: must not exceed sae.n_concepts = 8"),
         ({"dictionary": "local", "n_neighbours": 7}, "sae.n_neighbours = 7: must not exceed sae.n_candidates = 6"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(shape, message):
     with pytest.raises(StudyError, match=message):
-        TopKSAE(**{"d": 4, "n_concepts": 8, "k": 2, "n_candidates": 6} | shape)
+        TopKSAE(**{"d": 4, "n_concepts": 8, "top_k": 2, "n_candidates": 6} | shape)
 
 
 def test_tokens_that_are_not_finite_are_refused():

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.data.collect import collect_pairs
 from blindspots_lib.data.pairs import ImageStore, read_pair_table
-from blindspots_lib.data.scene_pairs import caption_owners
+from blindspots_lib.data.scene_pairs import are_public, caption_owners, shown_concepts
 from blindspots_lib.data.scenes import draw_scene, render_scene, sample_scene, scene_rng
 from blindspots_lib.models.perfect import draw_afresh
+from blindspots_lib.run.stages import measure
 
 PERFECT = {"name": "perfect", "label": "Perfect generator", "draws": "afresh"}
 
@@ -25,7 +25,7 @@ def test_public_pairs_come_first_and_noise_goes_round_among_the_others(study):
     assert len(noisy) == 6
     assert noisy.min() >= 8
     assert sorted(owners[noisy]) == sorted(noisy)
-    pairs = collect_pairs(study)
+    pairs = collect_pairs(study.workspace, study.pairs)
     table = read_pair_table(pairs)
     assert table.pair_ids[7:9] == ["scene-1-000007", "scene-11-000000"]
     places = [(1, i) for i in range(8)] + [(11, i) for i in range(22)]
@@ -34,13 +34,13 @@ def test_public_pairs_come_first_and_noise_goes_round_among_the_others(study):
     for position in (3, *noisy[:2]):
         scene, rendering = draw_scene(*places[position])  # noise is in the caption alone
         assert np.array_equal(np.asarray(images[table.pair_ids[position]]), rendering.image)
-        assert {(c["name"], c["count"]) for c in table.concepts[position]} == {*scene.objects, (scene.background, 1)}
-    assert pairs.facts["caption_noise"] == {table.pair_ids[i]: table.pair_ids[owners[i]] for i in noisy}
+        assert shown_concepts(study.pairs, int(position)) == {**dict(scene.objects), scene.background: 1}
+    assert are_public(study.pairs, np.arange(30)).tolist() == [True] * 8 + [False] * 22
 
 
 def test_the_perfect_generator_draws_what_the_caption_describes_again(study):
-    pairs = collect_pairs(study)
-    made, real = ImageStore(draw_afresh(study, study.models[0], pairs)), ImageStore(pairs)
+    pairs = collect_pairs(study.workspace, study.pairs)
+    made, real = ImageStore(draw_afresh(study.workspace, study.models[0], study.pairs, pairs)), ImageStore(pairs)
     owners = caption_owners(study.pairs)
     position = int(np.flatnonzero(owners != np.arange(30))[0])
     described = sample_scene(scene_rng(11, int(owners[position]) - 8, "content"))
@@ -67,6 +67,6 @@ def test_public_pairs_that_cannot_be_are_refused(make_study, public, message):
 
 def test_real_images_that_were_trained_on_do_not_set_the_level_of_chance(make_study):
     study = make_study({"pairs.public": {"seed": 1, "n": 8}, "pairs.n": 16, "models": [PERFECT], "sae.n_steps": 5})
-    table = Results(study).datapoints
+    table = measure(study).datapoints
     assert table["training_similarity_real"].isna().tolist() == [True] * 8 + [False] * 8
     assert table["training_similarity"].notna().all()

@@ -4,13 +4,14 @@ import tarfile
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import pairs_of
 from PIL import Image
 from standin_hub import COMMIT
 
 from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.storage import shards_of
-from blindspots_lib.data.collect import collect_corpus, collect_pairs
+from blindspots_lib.data.collect import collect_corpus
 from blindspots_lib.data.images import encode_png, shrunk
 from blindspots_lib.data.pairs import ImageStore, read_pair_table
 from blindspots_lib.data.scenes import draw_scene
@@ -37,7 +38,7 @@ def test_a_set_on_this_machine_is_read_in_its_seeded_order_and_goes_on_where_it_
     table.to_parquet(tmp_path / "set" / "train.parquet", index=False)
     config = {"source": "dataset", "path": str(tmp_path / "set"), "caption_column": "text", "image_column": "picture",
               "n": 9, "seed": 1}  # fmt: skip
-    whole = collect_pairs(study_of(**config))
+    whole = pairs_of(study_of(**config))
     captions = read_pair_table(whole).captions
     assert sorted(captions) == sorted(f"caption {i}" for i in range(12) if i not in (2, 4, 7))
     assert captions != sorted(captions)
@@ -55,9 +56,9 @@ def test_a_set_on_this_machine_is_read_in_its_seeded_order_and_goes_on_where_it_
         pairs, "write_shard", lambda path, *rest: written.append(path) or ((1 / (len(written) < 3)) and write(path, *rest))
     )
     with pytest.raises(ZeroDivisionError):
-        collect_pairs(study_of(**config))
+        pairs_of(study_of(**config))
     monkeypatch.setattr(pairs, "write_shard", write)
-    again = collect_pairs(study_of(**config))
+    again = pairs_of(study_of(**config))
     assert {path.name: path.read_bytes() for path in shards_of(again)} == expected
     assert again.facts == whole.facts
 
@@ -66,7 +67,7 @@ def test_a_set_without_the_column_is_named(study_of, tmp_path):
     (tmp_path / "set").mkdir()
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "set" / "train.parquet")
     with pytest.raises(StudyError, match="no column 'caption'; it has text"):
-        collect_pairs(study_of(source="dataset", path=str(tmp_path / "set"), n=1))
+        pairs_of(study_of(source="dataset", path=str(tmp_path / "set"), n=1))
 
 
 def test_an_img2dataset_folder_becomes_pairs_and_what_failed_is_counted(study_of, tmp_path):
@@ -78,12 +79,12 @@ def test_an_img2dataset_folder_becomes_pairs_and_what_failed_is_counted(study_of
                 member = tarfile.TarInfo(f"{key}.{ending}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-    artifact = collect_pairs(study_of(source="webdataset", path=str(tmp_path), n=2))
+    artifact = pairs_of(study_of(source="webdataset", path=str(tmp_path), n=2))
     assert read_pair_table(artifact)[:2] == (["00000-0001", "00000-0003"], ["a cat", "a dog"])
     assert artifact.facts["lost"] == {"no image": 1}
     (tmp_path / "00001.tar").write_bytes((tmp_path / "00000.tar").read_bytes()[:700])
     with pytest.raises(StudyError, match=r"00001.tar: not a whole archive"):
-        collect_pairs(study_of(source="webdataset", path=str(tmp_path), n=5))
+        pairs_of(study_of(source="webdataset", path=str(tmp_path), n=5))
 
 
 def test_an_sae_learns_from_a_folder_of_images_at_any_depth(make_study, tmp_path):
@@ -125,7 +126,7 @@ def test_a_set_of_files_in_an_archive_is_read_too(study_of, tmp_path):
         archive.writestr("metadata.csv", "file_name,caption\n" + "".join(f"{i}.png,caption {i}\n" for i in range(4)))
         for i in range(4):
             archive.writestr(f"{i}.png", PICTURES[i])
-    artifact = collect_pairs(study_of(source="dataset", path=str(tmp_path / "set"), n=4))
+    artifact = pairs_of(study_of(source="dataset", path=str(tmp_path / "set"), n=4))
     assert sorted(read_pair_table(artifact).captions) == [f"caption {i}" for i in range(4)]
     assert artifact.facts["lost"] == {}
 
@@ -138,7 +139,7 @@ from blindspots_lib.data.collect import collect_corpus, collect_pairs
 from blindspots_lib.core.study import load_study
 
 study = load_study(os.environ["STUDY_FILE"])
-pairs, corpus = collect_pairs(study), collect_corpus(study)
+pairs, corpus = collect_pairs(study.workspace, study.pairs), collect_corpus(study)
 print(sorted(read_pair_table(pairs).captions), read_json(pairs.folder / "revision.json")["revision"])
 print([ImageStore(corpus)[f"image-{i:08d}"].size for i in range(5)])
 """

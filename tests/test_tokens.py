@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from test_training import CONFIG, ListedTokens
+from test_train import CONFIG, ListedTokens
 
-from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.data.collect import collect_pairs
-from blindspots_lib.models.tokens import ComputedTokens, StoredTokens, open_tokens
+from blindspots_lib.models.tokens import ComputedTokens, StoredTokens, extract_tokens, open_tokens
+from blindspots_lib.run.stages import measure
 from blindspots_lib.sae.batches import TrainingTokens
 
 
@@ -83,16 +83,20 @@ def test_lost_images_are_left_out_and_broken_ones_named():
 def test_tokens_that_are_not_kept_give_the_same_results(make_study):
     changes = {"pairs.n": 6, "pairs.shard_size": 4, "sae.n_steps": 5, "training_corpus.n": 10}
     kept = make_study(changes)
-    images = collect_pairs(kept)
-    stored = open_tokens(kept, "real", images)
-    computed = open_tokens(make_study(changes | {"backbone.keep_tokens": False}), "real", images)
+    images = collect_pairs(kept.workspace, kept.pairs)
+    with pytest.raises(StudyError, match="tokens/real is not made yet; run `make figures STUDY=smoke`"):
+        open_tokens(kept.workspace, kept.backbone, "real", images)
+    extract_tokens(kept.workspace, kept.backbone, "real", images)
+    stored = open_tokens(kept.workspace, kept.backbone, "real", images)
+    other = make_study(changes | {"backbone.keep_tokens": False})
+    computed = open_tokens(other.workspace, other.backbone, "real", images)
     assert isinstance(stored, StoredTokens)
     assert isinstance(computed, ComputedTokens)
     assert stored.fingerprint == computed.fingerprint
     assert [stored.n_images(i) for i in range(2)] == [computed.n_images(i) for i in range(2)] == [4, 2]
     for a, b in zip(stored, computed, strict=True):
         np.testing.assert_array_equal(a, b)
-    first = Results(make_study(changes | {"name": "stored"})).concepts
-    second = Results(make_study(changes | {"name": "computed", "backbone.keep_tokens": False})).concepts
+    first = measure(make_study(changes | {"name": "stored"})).concepts
+    second = measure(make_study(changes | {"name": "computed", "backbone.keep_tokens": False})).concepts
     assert first.equals(second)
     assert torch.isfinite(torch.tensor(first["energy_real"].to_numpy())).all()

@@ -50,7 +50,7 @@ def test_tokens_do_not_depend_on_the_batch(make_study):
 
 def test_tokens_on_disk_are_in_the_order_of_the_pairs(make_study):
     study = make_study({"pairs.n": 5, "pairs.shard_size": 2})
-    shards = sorted(extract_tokens(study, "real", collect_pairs(study)).folder.glob("shard-*.npy"))
+    shards = sorted(extract_tokens(study, "real", collect_pairs(study.workspace, study.pairs)).folder.glob("shard-*.npy"))
     tokens = np.concatenate([open_array(path) for path in shards])
     extractor = TokenExtractor(study.backbone)
     last = extractor([Image.fromarray(draw_scene(study.pairs.seed, 4)[1].image)])
@@ -76,7 +76,7 @@ def test_weights_cut_short_are_named(make_study, tmp_path):
 
 def test_tokens_cut_short_are_named(make_study):
     study = make_study({"pairs.n": 2})
-    artifact = extract_tokens(study, "real", collect_pairs(study))
+    artifact = extract_tokens(study, "real", collect_pairs(study.workspace, study.pairs))
     shard = next(artifact.folder.glob("*.npy"))
     shard.write_bytes(shard.read_bytes()[:-50])
     with pytest.raises(StudyError, match="shard-00000.npy: not a whole array"):

@@ -32,7 +32,7 @@ def test_images_go_by_their_pairs_and_what_is_missing_is_counted(study, tmp_path
     (made / "b.webp").write_bytes(b"no image")
     (made / "a.jpg").write_bytes(PICTURES["c"])
     (made / "unasked.png").write_bytes(PICTURES["c"])
-    artifact = take_images(study, study.models[0], collect_pairs(study))
+    artifact = take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs))
     rows = [row for path in shards_of(artifact) for row in read_shard(path)]
     assert [(row["pair_id"], row["lost"]) for row in rows] == [
         ("a", ""),
@@ -42,26 +42,33 @@ def test_images_go_by_their_pairs_and_what_is_missing_is_counted(study, tmp_path
     ]
     assert np.asarray(ImageStore(artifact)["d"])[0, 0, 0] == 0
     (made / "c.png").write_bytes(PICTURES["c"])  # added later: taken in
-    rows = [row for path in shards_of(take_images(study, study.models[0], collect_pairs(study))) for row in read_shard(path)]
+    rows = [
+        row
+        for path in shards_of(take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs)))
+        for row in read_shard(path)
+    ]
     assert [row["lost"] for row in rows] == ["", "not a readable image", "", ""]
-    before = take_images(study, study.models[0], collect_pairs(study)).fingerprint
+    before = take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs)).fingerprint
     for folder in ("made", "real"):
         (tmp_path / folder / ".DS_Store").write_text("left by a file browser")
-    assert take_images(study, study.models[0], collect_pairs(study)).fingerprint == before
+    assert take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs)).fingerprint == before
 
 
 def test_a_table_may_name_the_images(study, tmp_path):
     (tmp_path / "made" / "first try.png").write_bytes(PICTURES["d"])
     (tmp_path / "made" / "images.csv").write_text("pair_id,file_name\nb,first try.png\n")
     model = study.models[0].model_copy(update={"images": str(tmp_path / "made" / "images.csv")})
-    artifact = take_images(study, model, collect_pairs(study))
+    artifact = take_images(study.workspace, model, collect_pairs(study.workspace, study.pairs))
     assert np.asarray(ImageStore(artifact)["b"])[0, 0, 0] == 150
     before = artifact.fingerprint
     (tmp_path / "made" / "images.csv").write_text("pair_id,file_name\nc,first try.png\n")  # it belongs to another pair
-    assert take_images(study, model, collect_pairs(study)).fingerprint != before
+    assert take_images(study.workspace, model, collect_pairs(study.workspace, study.pairs)).fingerprint != before
     (tmp_path / "made" / "images.csv").write_text("pair_id,file_name\nb,first try.png\n")
     (tmp_path / "made" / "first try.png").write_bytes(PICTURES["b"] + b" ")  # made again, the table as it was
-    assert np.asarray(ImageStore(take_images(study, model, collect_pairs(study)))["b"])[0, 0, 0] == 50
+    assert (
+        np.asarray(ImageStore(take_images(study.workspace, model, collect_pairs(study.workspace, study.pairs)))["b"])[0, 0, 0]
+        == 50
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,4 +84,4 @@ def test_ids_that_do_not_match_are_shown(study, tmp_path, names, message):
     for name in names:
         (tmp_path / "made" / name).write_bytes(PICTURES["a"])
     with pytest.raises(StudyError, match=message):
-        take_images(study, study.models[0], collect_pairs(study))
+        take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs))

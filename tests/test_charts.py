@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from blindspots_lib.figures import charts as plotting
-from blindspots_lib.figures import galleries as exhibits
+from blindspots_lib.figures import charts, galleries
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
+from blindspots_lib.figures.style import save_figure
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +17,9 @@ def close_figures():
 
 
 def save(study, figure=None, **changes):
-    arguments = dict(function="plotting.test", notebook="00_test", inputs={"energies/real": "abc"}, seeds={"sae": 3})
-    return plotting.save_figure(figure or plt.figure(), "example", study, **(arguments | changes))
+    arguments = dict(study=study, notebook="00_test", inputs={"energies/real": "abc"}, seeds={"sae": 3})
+    save_figure(figure or plt.figure(), "example", charts.plot_histograms, **(arguments | changes))
+    return study.figures_folder / "example.png"
 
 
 def test_figure_has_a_sidecar_that_leads_back(make_study):
@@ -28,9 +29,10 @@ def test_figure_has_a_sidecar_that_leads_back(make_study):
     assert path.with_suffix(".pdf").exists()
     sidecar = json.loads(path.with_suffix(".json").read_text())
     assert sidecar["study"] == "smoke"
-    assert sidecar["parameters"]["sae"]["k"] == study.sae.k
+    assert sidecar["parameters"]["sae"]["top_k"] == study.sae.top_k
     assert sidecar["inputs"] == {"energies/real": "abc"}
     assert sidecar["seeds"] == {"sae": 3}
+    assert sidecar["function"] == "figures.charts.plot_histograms"
     assert sidecar["numbers"] == {"median": 0.5}
     assert sidecar["packages"]["torch"]
     assert len(sidecar["revision"]) >= 7
@@ -62,11 +64,11 @@ def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
     table = pd.DataFrame({"concept": np.arange(400)})
     for model in study.models:
         table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(400), True
-    figure, shapes = plotting.plot_histograms(study, table)
+    figure, shapes = charts.plot_histograms(study, table)
     bars = figure.axes[0].patches
     assert len(bars) == 99
     assert sum(bar.get_height() * bar.get_width() for bar in bars) == pytest.approx(1)
-    assert np.allclose(bars[0].get_facecolor(), plotting.DELTA_CMAP(0.005))
+    assert np.allclose(bars[0].get_facecolor(), charts.DELTA_CMAP(0.005))
     assert figure.axes[0].get_yscale() == "log"
     assert shapes["sd15"].n_ranked == 400
 
@@ -76,12 +78,12 @@ def test_a_gallery_shows_one_concept_of_each_name():
         "concept": [7, 3, 5, 2, 9], "goes_with": ["brick", "brick", "night", "brick", ""],
         "goes_with_auc": [0.9, 0.99, 0.8, 0.6, np.nan],
     })  # fmt: skip
-    assert exhibits.first_of_each_name(table) == [7, 5, 2, 9]  # 2 is not named: its match is too bad
+    assert galleries.first_of_each_name(table) == [7, 5, 2, 9]  # 2 is not named: its match is too bad
 
 
 def test_labels_that_would_cover_an_earlier_one_are_left_out():
     places = np.array([[0.0, 0.0], [10.0, 0.1], [10.0, 50.0], [100.0, 100.0], [50.0, 100.0]])  # of a map of 100 x 100
-    assert plotting.well_apart([3, 1, 0, 2, 4], places) == [3, 1, 2, 4]
+    assert charts.well_apart([3, 1, 0, 2, 4], places) == [3, 1, 2, 4]
 
 
 def test_grid_puts_every_picture_in_its_place():

@@ -17,20 +17,20 @@ from blindspots_lib.models.pipelines import generate_batch, load_pipeline
 KILLED_RUN = """
 import os, signal
 from blindspots_lib.models import generate as generation
-from blindspots_lib.run.stages import collect_images
+from blindspots_lib.run.stages import generate
 from blindspots_lib.core.study import load_study
 
-write_shard, written = generation.write_shard, []
+save_generations, written = generation.save_generations, []
 
-def write_or_die(path, rows, schema):
+def save_or_die(path, rows):
     if len(written) == 2:
         path.with_name(f".{path.name}.{os.getpid()}.partial").write_bytes(b"half a batch")
         os.kill(os.getpid(), signal.SIGKILL)
     written.append(path)
-    write_shard(path, rows, schema)
+    save_generations(path, rows)
 
-generation.write_shard = write_or_die
-collect_images(load_study(os.environ["STUDY_FILE"]))
+generation.save_generations = save_or_die
+generate(load_study(os.environ["STUDY_FILE"]))
 """
 
 
@@ -56,7 +56,7 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
     one = make_study().model(model).model_copy(update={"batch_size": 1})
     changes = {"pairs.n": 6, "pairs.shard_size": 4, "models": [one.model_dump(mode="json")]}
     study = make_study(changes)
-    whole = generate_images(study, one, collect_pairs(study))
+    whole = generate_images(study.workspace, one, collect_pairs(study.workspace, study.pairs))
     expected = {path.name: path.read_bytes() for path in shards_of(whole)}
     assert len(expected) == 2
 
@@ -69,7 +69,7 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
 
     made = []
     monkeypatch.setattr(generation, "generate_batch", lambda *given: made.extend(given[2]) or generate_batch(*given))
-    resumed = generate_images(study, one, collect_pairs(study))
+    resumed = generate_images(study.workspace, one, collect_pairs(study.workspace, study.pairs))
     assert len(made) == 4
     assert {path.name: path.read_bytes() for path in shards_of(resumed)} == expected
     assert {path.name for path in folder.iterdir()} == {*expected, "header.json"}
@@ -78,7 +78,7 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
 def test_batch_size_does_not_decide_what_is_drawn(make_study):
     study = make_study({"pairs.n": 9})
     model = study.model("sd15")
-    rows = read_shard(shards_of(collect_pairs(study))[0], ["pair_id", "caption"])
+    rows = read_shard(shards_of(collect_pairs(study.workspace, study.pairs))[0], ["pair_id", "caption"])
     for dtype in ("bfloat16", "float32"):
         pipeline = load_pipeline(model.model_copy(update={"dtype": dtype}))
         drawn = {size: draw(pipeline, model, rows, size) for size in (1, 3, 8)}

@@ -39,7 +39,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, "tests")
-from test_training import ListedTokens, TrainingTokens
+from test_train import ListedTokens, TrainingTokens
 from blindspots_lib.sae import train as training
 from blindspots_lib.sae.kmeans import find_start
 from blindspots_lib.core.config import SAEConfig
@@ -125,7 +125,7 @@ def test_learning_rate_warms_up_and_ends_low():
 @pytest.mark.parametrize(("weight", "moves"), [(0.0, False), (1.0, True)])
 def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
     torch.manual_seed(0)
-    config = CONFIG.model_copy(update={"k": 1, "aux_coeff": weight, "weight_decay": 0.0})
+    config = CONFIG.model_copy(update={"top_k": 1, "aux_coeff": weight, "weight_decay": 0.0})
     trainer = Trainer(make_sae(16, config), config)
     sae = trainer.sae
     sae.start_from(torch.randn(20, 16), token_length=4.0)
@@ -178,38 +178,40 @@ def test_candidates_are_the_means_of_the_tokens_nearest_to_them():
 
 def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_study, monkeypatch):
     study, tokens, found = make_study(), ListedTokens(shards), []
-    monkeypatch.setattr("blindspots_lib.candidates.find_start", lambda *args: found.append(args) or find_start(*args))
-    first = keep_start(study, tokens, CONFIG)
-    for same in (CONFIG, CONFIG.model_copy(update={"seed": 5, "k": 1, "dictionary": "free"})):
-        for kept, expected in zip(keep_start(study, tokens, same), first, strict=True):
+    monkeypatch.setattr("blindspots_lib.sae.kmeans.find_start", lambda *args: found.append(args) or find_start(*args))
+    first = keep_start(study.workspace, tokens, CONFIG)
+    for same in (CONFIG, CONFIG.model_copy(update={"seed": 5, "top_k": 1, "dictionary": "free"})):
+        for kept, expected in zip(keep_start(study.workspace, tokens, same), first, strict=True):
             assert torch.equal(kept, expected)
     assert len(found) == 1
-    other = keep_start(study, tokens, CONFIG.model_copy(update={"kmeans_seed": 5}))
+    other = keep_start(study.workspace, tokens, CONFIG.model_copy(update={"kmeans_seed": 5}))
     assert len(found) == 2
     assert not torch.equal(other.candidates, first.candidates)
     (path,) = (study.folder / "candidates").glob("20-128-0-*/start.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StudyError, match="not whole candidates"):
-        keep_start(study, tokens, CONFIG)
+        keep_start(study.workspace, tokens, CONFIG)
 
 
 def test_saes_trained_side_by_side_are_those_trained_alone(shards, make_study):
     study, tokens = make_study(), ListedTokens(shards)
-    configs = [CONFIG.model_copy(update={"seed": seed, "k": seed + 1}) for seed in range(3)]
-    together = {config: load_sae(artifact.folder).state_dict() for config, artifact in fit_saes(study, tokens, configs).items()}
+    configs = [CONFIG.model_copy(update={"seed": seed, "top_k": seed + 1}) for seed in range(3)]
+    together = {
+        config: load_sae(artifact.folder).state_dict() for config, artifact in fit_saes(study.workspace, tokens, configs).items()
+    }
     shutil.rmtree(study.folder / "saes")
     for config in configs:
-        alone = load_sae(fit_sae(study, tokens, config).folder).state_dict()
+        alone = load_sae(fit_sae(study.workspace, tokens, config).folder).state_dict()
         for key, expected in alone.items():
             assert torch.allclose(together[config][key], expected, rtol=1e-3, atol=1e-4), key
 
 
 def test_an_sae_is_trained_once_whoever_asks_for_it(shards, make_study, monkeypatch):
     study, tokens, trained = make_study({"sae": CONFIG.model_dump(exclude={"corpus"})}), ListedTokens(shards), []
-    monkeypatch.setattr("blindspots_lib.training.train_sae", lambda *given: trained.append(given) or train_sae(*given))
-    own = fit_sae(study, tokens, study.sae)
+    monkeypatch.setattr("blindspots_lib.sae.train.train_sae", lambda *given: trained.append(given) or train_sae(*given))
+    own = fit_sae(study.workspace, tokens, study.sae)
     other = study.sae.model_copy(update={"kmeans_seed": 1})
-    artifacts = fit_saes(study, tokens, [study.sae, other, other])
-    assert artifacts[study.sae].folder == own.folder == study.folder / "sae"
-    assert artifacts[other].folder == fit_sae(study, tokens, other).folder != own.folder
+    artifacts = fit_saes(study.workspace, tokens, [study.sae, other, other])
+    assert artifacts[study.sae].folder == own.folder == study.folder / "saes" / own.folder.name
+    assert artifacts[other].folder == fit_sae(study.workspace, tokens, other).folder != own.folder
     assert len(trained) == 2
