@@ -21,10 +21,10 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures plan check test lab bench models clean
+.PHONY: help figures plan check test golden lint lab bench miniatures clean clean-superseded
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
 	@$(BIN)python -m blindspots_lib figures "$(STUDY)"
@@ -39,22 +39,32 @@ test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill
 	@$(BIN)python -m pytest
 	@echo "all tests passed; next: make figures"
 
+golden: $(READY) ## write tests/golden.json again, after the version of a stage was raised
+	@$(BIN)python tests/golden.py
+
+lint: $(READY) ## ruff and import-linter: format, faults, and that the rooms import one way only
+	@$(BIN)ruff format --check --quiet . && $(BIN)ruff check --quiet . && $(BIN)lint-imports > .lint.log || { cat .lint.log; exit 1; }
+	@rm -f .lint.log
+
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)jupyter lab --notebook-dir notebooks
 
 bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk)
 	@$(BIN)python -m benchmarks
 
-models: $(READY) ## train the miniature models again (hours on a CPU, resumes)
+miniatures: $(READY) ## train the miniature models again (a day on a CPU, resumes)
 	@for step in train_autoencoder train_oracle train_backbone "train_pipelines sd15" \
 		train_dpo "train_pipelines sd21" "train_pipelines pixart" train_clip "train_kandinsky prior" \
 		"train_kandinsky decoder"; do \
-		$(BIN)python -m models.$$step || exit 1; done
-	@$(BIN)python -m models.judge_pipelines
-	@echo "weights and cards are in models/mini; next: make figures"
+		$(BIN)python -m miniatures.$$step || exit 1; done
+	@$(BIN)python -m miniatures.judge_pipelines
+	@echo "weights and cards are in miniatures/weights; next: make figures"
 
-clean: ## remove what the studies made (runs/), not the figures, the models or .venv
-	rm -rf runs
+clean: ## remove what the studies made (runs/), except the checkpoints of `make miniatures`
+	@find runs -mindepth 1 -maxdepth 1 ! -name miniatures -exec rm -rf {} + 2>/dev/null; true
+
+clean-superseded: ## remove outputs of STUDY that were set aside because they were made again
+	rm -rf "runs/$(basename $(notdir $(STUDY)))/superseded"
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; name another with PYTHON=")'

@@ -42,6 +42,21 @@ def pairs_of(study):
     return collect_pairs(study.workspace, study.pairs)
 
 
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The smoke study with a trial, run once through papermill from nothing: its study file."""
+    from blindspots_lib.run import notebooks
+
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLINDSPOTS_RUNS", str(folder / "runs"))
+        patch.setenv("BLINDSPOTS_FIGURES", str(folder / "figures"))
+        study_file = folder / "smoke.yaml"
+        study_file.write_text(smoke_with(TRIAL))
+        notebooks.run_study(str(study_file))
+        yield study_file
+
+
 @pytest.fixture
 def write_study(tmp_path, monkeypatch):
     """Write a study file, the smoke study with changes, outputs in a temporary folder; returns its path."""

@@ -3,6 +3,7 @@ from threading import Barrier, Lock
 
 import numpy as np
 import pytest
+from conftest import pairs_of
 
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
@@ -73,6 +74,23 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
     assert len(made) == 4
     assert {path.name: path.read_bytes() for path in shards_of(resumed)} == expected
     assert {path.name for path in folder.iterdir()} == {*expected, "header.json"}
+
+
+def test_a_growing_study_keeps_its_images(make_study, monkeypatch, capsys):
+    one = make_study().model("sd15").model_copy(update={"batch_size": 2})
+    small, large = ({"pairs.n": n, "pairs.shard_size": 3, "models": [one.model_dump(mode="json")]} for n in (4, 7))
+    study = make_study(small)
+    first = generate_images(study.workspace, one, pairs_of(study))
+    kept = [row for path in shards_of(first) for row in read_shard(path)]
+    made = []
+    monkeypatch.setattr(generation, "generate_batch", lambda *given: made.extend(given[2]) or generate_batch(*given))
+    study = make_study(large)
+    grown = generate_images(study.workspace, one, pairs_of(study))
+    rows = [row for path in shards_of(grown) for row in read_shard(path)]
+    assert len(made) == 3
+    assert rows[:4] == kept
+    assert "generations/sd15: made again, pairs changed" in capsys.readouterr().out
+    assert [row["caption"] for row in rows[4:]] == made
 
 
 def test_batch_size_does_not_decide_what_is_drawn(make_study):

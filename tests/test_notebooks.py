@@ -23,19 +23,6 @@ STATED = {"against_oracle", "copies", "caption_noise", "detection", "histograms"
 NAMES = [path.stem for path in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The smoke study with a trial, run once through papermill from nothing; returns its study file."""
-    folder = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLINDSPOTS_RUNS", str(folder / "runs"))
-        patch.setenv("BLINDSPOTS_FIGURES", str(folder / "figures"))
-        study_file = folder / "smoke.yaml"
-        study_file.write_text(smoke_with(TRIAL))
-        assert notebooks.run_study(str(study_file)) == NAMES
-        yield study_file
-
-
 def test_every_figure_is_drawn_with_its_sidecar(smoke):
     folder = load_study(str(smoke)).figures_folder
     names = {path.stem for path in folder.glob("*.png")}

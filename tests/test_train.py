@@ -144,7 +144,7 @@ def test_only_the_auxiliary_term_moves_a_dead_concept(weight, moves):
 def test_bfloat16_products_train_nearly_as_well(shards, tmp_path):
     last = {}
     for precision in ("float32", "bfloat16"):
-        config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision, "search": precision})
+        config = CONFIG.model_copy(update={"n_steps": 150, "precision": precision})
         tokens = TrainingTokens(ListedTokens(shards), config)
         _, history = train_sae(tokens, config, find_start(tokens, config), tmp_path / f"{precision}.safetensors")
         last[precision] = np.mean([row["r2"] for row in history[-20:]])
