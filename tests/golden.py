@@ -1,6 +1,6 @@
 """Sketches of what every stage makes of the smoke study: a change of an output shows, another processor's rounding does not.
 
-    make golden    write tests/golden.json again, after the version of a stage was raised
+make golden    write tests/golden.json again, after the version of a stage was raised
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 GOLDEN = Path(__file__).with_name("golden.json")
 N_NUMBERS = 16  # of a sketch: products with random directions
-LOOSE = 0.35  # greatest relative difference of a sketch by rounding alone, where errors grow along a training
-TIGHT = 0.05  # elsewhere
+LOOSE = 0.35  # relative difference of sketches that rounding may make where it grows along a training: 0.2 was seen
+TIGHT = 0.15  # elsewhere: 0.07 was seen, with float32 in place of bfloat16
 TRAINED = {"candidates", "SAE", "energies", "statistics", "concept table", "datapoint table", "stability", "trial"}
 
 
@@ -29,10 +29,11 @@ def arrays_of(folder: Path) -> Iterator[np.ndarray]:
     from blindspots_lib.data.images import decode_image
 
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".npy":
+        if path.name == "energies.npz":
+            energies = sp.load_npz(path)
+            yield from (np.asarray(energies.sum(axis=axis)) for axis in (0, 1))
+        elif path.suffix == ".npy" and not path.stem.endswith(("indices", "values")):
             yield np.load(path)
-        elif path.name == "energies.npz":
-            yield sp.load_npz(path).toarray()
         elif path.name == "statistics.npz":
             yield np.load(path)["firings"]
         elif path.suffix == ".safetensors":
@@ -67,7 +68,7 @@ def observe(run: Path) -> dict[str, dict]:
     """For each stage its version and the sketches of its first two outputs in a run."""
     found: dict[str, dict] = {}
     for header_path in sorted(run.rglob("header.json")):
-        if "superseded" in header_path.parts:
+        if "superseded" in header_path.parts or header_path.parent.name == "gains":  # gains: a handful of rows, or none
             continue
         header, folder = json.loads(header_path.read_text()), header_path.parent
         stage = found.setdefault(header["stage"], {"version": header["version"], "outputs": {}})

@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TRIAL, smoke_with
+from conftest import TRIAL
 
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT

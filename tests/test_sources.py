@@ -15,6 +15,7 @@ from blindspots_lib.data.collect import collect_corpus
 from blindspots_lib.data.images import encode_png, shrunk
 from blindspots_lib.data.pairs import ImageStore, read_pair_table
 from blindspots_lib.data.scenes import draw_scene
+from blindspots_lib.data.sources import corpus_inputs
 
 PICTURES = [encode_png(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(12)]
 
@@ -94,17 +95,20 @@ def test_an_sae_learns_from_a_folder_of_images_at_any_depth(make_study, tmp_path
     (tmp_path / "notes.txt").write_text("no image")
     study = make_study({"sae.corpus": {"path": str(tmp_path), "n": 7, "seed": 2, "shard_size": 4}})
     assert isinstance(study.sae, SAEConfig)
-    artifact = collect_corpus(study)
+    artifact = collect_corpus(study.workspace, study.sae.corpus)
     store = ImageStore(artifact)
     values = [value_of(store[f"image-{i:08d}"]) for i in range(7)]
     assert len(set(values)) == 7
     assert max(path.stat().st_size for path in shards_of(artifact)) < 8_000  # named where they lie, not copied
     with pytest.raises(StudyError, match=r"sae.corpus.n = 50: .* has only 12 images"):
-        collect_corpus(make_study({"sae.corpus": {"path": str(tmp_path), "n": 50}}))
+        corpus_of(make_study({"sae.corpus": {"path": str(tmp_path), "n": 50}}))
+    before = corpus_inputs(study.sae.corpus)
+    next(tmp_path.rglob("*.png")).write_bytes(PICTURES[0] + b" ")  # the same name, another image
+    assert corpus_inputs(study.sae.corpus) != before
 
 
 def test_a_corpus_may_be_scenes_of_its_own(make_study):
-    artifact = collect_corpus(make_study({"sae.corpus": {"source": "scenes", "seed": 12, "n": 5, "shard_size": 2}}))
+    artifact = corpus_of(make_study({"sae.corpus": {"source": "scenes", "seed": 12, "n": 5, "shard_size": 2}}))
     images = ImageStore(artifact)
     assert len(images.row_of) == artifact.facts["n_images"] == 5
     assert np.array_equal(images["image-00000004"], draw_scene(12, 4)[1].image)
@@ -131,6 +135,10 @@ def test_a_set_of_files_in_an_archive_is_read_too(study_of, tmp_path):
     assert artifact.facts["lost"] == {}
 
 
+def corpus_of(study):
+    return collect_corpus(study.workspace, study.sae.corpus)
+
+
 FROM_THE_HUB = """
 import os
 from blindspots_lib.core.artifacts import read_json
@@ -139,7 +147,7 @@ from blindspots_lib.data.collect import collect_corpus, collect_pairs
 from blindspots_lib.core.study import load_study
 
 study = load_study(os.environ["STUDY_FILE"])
-pairs, corpus = collect_pairs(study.workspace, study.pairs), collect_corpus(study)
+pairs, corpus = collect_pairs(study.workspace, study.pairs), collect_corpus(study.workspace, study.sae.corpus)
 print(sorted(read_pair_table(pairs).captions), read_json(pairs.folder / "revision.json")["revision"])
 print([ImageStore(corpus)[f"image-{i:08d}"].size for i in range(5)])
 """

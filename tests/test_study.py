@@ -30,6 +30,8 @@ def test_every_study_in_the_project_is_valid(path):
         ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
         ({"models.1.name": "real"}, ["'real'", "taken"]),
         ({"models.1.name": "corpus"}, ["'corpus'", "taken"]),
+        ({"models.1.name": "captions"}, ["'captions'", "taken"]),
+        (TRIAL | {"training_corpus": ...}, ["validation: needs training_corpus"]),
         ({"models": ["sd15"]}, ["models.0", "'sd15'"]),
         ({"sae": None}, ["sae", "None"]),
         ({"pairs.seed": 1}, ["pairs.seed = 1", "training corpus"]),
