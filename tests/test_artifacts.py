@@ -34,7 +34,7 @@ def test_begin_keeps_finished_shards_of_the_same_inputs_and_sets_others_aside(ar
     artifact().begin()
     assert [path.name for path in made.folder.glob("*shard*")] == ["shard-00000.npy"]
     superseded = artifact(config={"n": 2}).begin()
-    assert capsys.readouterr().out == "out: made again, n 1 -> 2\n"
+    assert capsys.readouterr().err == "out: made again, n 1 -> 2\n"
     assert not list(made.folder.glob("*shard*"))
     assert superseded.folder.parent == tmp_path / "superseded"
     assert (superseded.folder / "shard-00000.npy").read_text() == "done"
@@ -51,7 +51,7 @@ def test_begin_keeps_finished_shards_of_the_same_inputs_and_sets_others_aside(ar
 def test_the_reason_is_said_before_work_is_done_again(artifact, capsys, changes, reason):
     artifact(inputs={"pairs": "old"}).begin()
     artifact(**{"inputs": {"pairs": "old"}} | changes).begin()
-    assert capsys.readouterr().out == f"out: made again, {reason}\n"
+    assert capsys.readouterr().err == f"out: made again, {reason}\n"
 
 
 def test_what_only_grows_is_kept(artifact, capsys):
@@ -60,7 +60,7 @@ def test_what_only_grows_is_kept(artifact, capsys):
     (made.folder / "shard-00000.npy").write_text("first ten")
     made.finish()
     assert artifact(config={"n": 25, "seed": 3}).begin(growing="n") is None
-    assert capsys.readouterr().out == "out: goes on, n 10 -> 25\n"
+    assert capsys.readouterr().err == "out: goes on, n 10 -> 25\n"
     assert (made.folder / "shard-00000.npy").exists()
     assert artifact(config={"n": 12, "seed": 3}).begin(growing="n").changed == ("n",)  # fewer: made again
     assert not (made.folder / "shard-00000.npy").exists()
@@ -80,6 +80,13 @@ def test_a_half_made_output_goes_on_only_under_the_same_conditions(artifact, mon
     assert artifact().is_complete()  # a finished one is accepted on any machine
 
 
+def test_a_half_made_output_goes_on_with_another_batch_size_and_says_so(artifact, capsys):
+    artifact().begin({"device": "cpu", "batch_size": 25})
+    artifact().begin({"device": "cpu", "batch_size": 8})  # after memory was full
+    assert capsys.readouterr().err == "out: goes on, batch_size 25 there, 8 here\n"
+    assert artifact().header()["conditions"]["mixed with"] == {"device": "cpu", "batch_size": 25}
+
+
 def test_a_header_of_an_older_format_is_made_again(artifact, capsys):
     made = artifact()
     made.begin()
@@ -87,7 +94,7 @@ def test_a_header_of_an_older_format_is_made_again(artifact, capsys):
     (made.folder / "header.json").write_text(json.dumps({**header, "schema": 1, "fingerprint": "0123456789abcdef"}))
     assert not made.is_complete()
     made.begin()
-    assert capsys.readouterr().out == "out: made again, format of the header 1 -> 2\n"
+    assert capsys.readouterr().err == "out: made again, format of the header 1 -> 2\n"
 
 
 def test_what_is_not_made_yet_is_said_in_one_line(artifact):

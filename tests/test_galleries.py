@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from blindspots_lib.analysis.results import Results
 from blindspots_lib.figures.galleries import (
     clearest_blindspots,
     concepts_along_scale,
@@ -25,7 +26,9 @@ def results_of(deltas, halves, seen, names=None, energies=None, n_pairs=100):
         "goes_with": names or [""] * len(deltas), "goes_with_auc": [0.9 if name else np.nan for name in names or [""] * len(deltas)],
     })  # fmt: skip
     energies = {name: SimpleNamespace(matrix=sp.csr_matrix(np.array(rows, float))) for name, rows in (energies or {}).items()}
-    return SimpleNamespace(concepts=table, pair_ids=[f"p{i}" for i in range(n_pairs)], energies=energies)
+    results = object.__new__(Results)
+    results.__dict__.update(concepts=table, completeness=([f"p{i}" for i in range(n_pairs)], {}), energies=energies)
+    return results
 
 
 def test_a_gallery_shows_one_concept_of_each_name():

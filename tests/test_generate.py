@@ -89,7 +89,7 @@ def test_a_growing_study_keeps_its_images(make_study, monkeypatch, capsys):
     rows = [row for path in shards_of(grown) for row in read_shard(path)]
     assert len(made) == 3
     assert rows[:4] == kept
-    assert "generations/sd15: made again, pairs changed" in capsys.readouterr().out
+    assert "generations/sd15: made again, pairs changed" in capsys.readouterr().err
     assert [row["caption"] for row in rows[4:]] == made
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.metrics import average_precision_score
 
-from blindspots_lib.data.pairs import PairTable
+from blindspots_lib.core.config import ScenePairs
 from blindspots_lib.trial import matching
 from blindspots_lib.trial.matching import GROUP, amounts_of_truths, average_precisions, best_units, match_concepts, true_presence
 
@@ -52,11 +52,8 @@ def test_what_no_concept_stands_for_is_judged_by_the_one_that_tells_it_best():
     np.testing.assert_allclose(held["real"][:, 0], [1.0, 2.0, 0.0, 1.0])
 
 
-def test_presence_of_objects_backgrounds_and_groups_of_four():
-    concepts = [
-        [{"name": "cat", "count": 3}, {"name": "dvd", "count": 1}, {"name": "wood", "count": 1}],
-        [{"name": "cat", "count": 3}, {"name": "wood", "count": 1}],
-    ]
-    pairs = PairTable(["a", "b"], ["", ""], concepts)
-    found = true_presence(pairs, np.array([1, 0]), ["cat", "dvd", "wood", "sand", GROUP])
+def test_presence_of_objects_backgrounds_and_groups_of_four(monkeypatch):
+    shown = [{"cat": 3, "dvd": 1, "wood": 1}, {"cat": 3, "wood": 1}]
+    monkeypatch.setattr(matching, "shown_concepts", lambda config, position: shown[position])
+    found = true_presence(ScenePairs(source="scenes", n=2, seed=0), np.array([1, 0]), ["cat", "dvd", "wood", "sand", GROUP])
     assert found.tolist() == [[True, False, True, False, False], [True, True, True, False, True]]

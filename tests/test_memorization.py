@@ -45,11 +45,12 @@ def test_energy_distance_is_euclidean_and_zero_for_equal_energies(energies):
 
 def stored_codes(folder, dense):
     """TokenCodes of a CLS token and patches, (images, 1 + patches, k) dense codes with two active at most."""
+    artifact = Artifact(Workspace("test", folder.parent, 0), folder.name, Stage("test", 1), {}, {})
+    artifact.begin()
     for shard, part in enumerate(np.array_split(np.arange(len(dense)), 2)):
         order = np.argsort(-dense, axis=-1)[..., : 2 + shard]  # the second shard is wider
         save_array(folder / f"shard-{shard:05d}.indices.npy", order[part].astype(np.uint32))
         save_array(folder / f"shard-{shard:05d}.values.npy", np.take_along_axis(dense, order, -1)[part].astype(np.float16))
-    artifact = Artifact(Workspace("test", folder.parent, 0), folder.name, Stage("test", 1), {}, {})
     artifact.finish(layout=TokenLayout(n_registers=0, patches_per_side=2, width=4)._asdict(), n_concepts=dense.shape[-1])
     return TokenCodes(artifact)
 

@@ -1,14 +1,19 @@
+import ast
 import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 
 import blindspots_lib
 from blindspots_lib.core.paths import PROJECT_ROOT
+
+
+PACKAGE = PROJECT_ROOT / "blindspots_lib"
 
 
 def canonical(name):
@@ -42,14 +47,31 @@ def test_what_is_installed_is_what_is_pinned(lock):
 
 
 def test_import_is_light():
-    script = "import sys, blindspots_lib.notebooks; print([m for m in ('torch', 'diffusers', 'matplotlib') if m in sys.modules])"
+    script = (
+        "import sys, blindspots_lib, blindspots_lib.run.notebooks; "
+        "print([m for m in ('torch', 'diffusers', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_docstring_lists_every_module():
-    listed = re.findall(r"^(\w+) +\S", blindspots_lib.__doc__.partition("through them:")[2], re.M)
-    assert sorted(listed) == sorted(path.stem for path in (PROJECT_ROOT / "blindspots_lib").glob("[a-z]*.py"))
+def test_the_rooms_import_one_way():
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_docstring_lists_every_room_and_every_module_says_what_it_is_for():
+    rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    assert sorted(re.findall(r"^(\w+)  +\S", blindspots_lib.__doc__.partition("before it:")[2], re.M)) == rooms
+    assert not [path for path in PACKAGE.rglob("*.py") if not ast.get_docstring(ast.parse(path.read_text()))]
+
+
+def test_what_the_package_exports_is_there():
+    for name in blindspots_lib.__all__:
+        assert getattr(blindspots_lib, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = blindspots_lib.nothing
 
 
 def test_notebooks_are_committed_without_outputs():

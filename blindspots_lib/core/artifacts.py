@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,11 +195,11 @@ class Artifact:
         return {key: (then.get(key), now.get(key)) for key in differ}
 
     def begin(self, conditions: Mapping[str, Any] | None = None, growing: str = "") -> Superseded | None:
-        """Make the folder ready; say what is done again, and why.
+        """Make the folder ready; print what is made again, and why.
 
-        What an interrupted run of the same stage left is kept, if the `conditions` that decide its bytes (dtype, device,
-        package versions) are the same. An output of other settings or inputs is set aside, unless only `growing` has grown:
-        then what is there is a part of what is wanted.
+        A half-made output goes on if the `conditions` that decide its bytes (dtype, device, package versions) are the same.
+        An output of other settings or inputs is set aside, unless only the setting `growing` has grown: then it is a part of
+        what is wanted. Raises StudyError under other conditions, and for a folder that no study made.
         """
         conditions, header, superseded = dict(conditions or {}), self.header(), None
         if header is None:
@@ -206,34 +207,33 @@ class Artifact:
                 raise StudyError(f"{self.folder}: holds files that no study made; move them away and run again")
         elif header.get("fingerprint") == self.fingerprint:
             conditions = self.continued(header, conditions)
-            superseded = (
-                Superseded(Path(header["superseded"][0]), tuple(header["superseded"][1])) if header["superseded"] else None
-            )
+            superseded = header["superseded"] and Superseded(Path(header["superseded"][0]), tuple(header["superseded"][1]))
         else:
             changes = self.changes(header)
-            reason = ", ".join(told(key, *change, self.inputs) for key, change in changes.items())
-            if set(changes) == {growing} and (changes[growing][1] or math.inf) > (changes[growing][0] or math.inf):
-                print(f"{self.path}: goes on, {reason}", flush=True)
-            else:
-                print(f"{self.path}: made again, {reason}", flush=True)
-                superseded = Superseded(self.set_aside(header), tuple(changes))
+            reason = ", ".join(f"{key} changed" if key in self.inputs else told(key, *change) for key, change in changes.items())
+            grown = set(changes) == {growing} and (changes[growing][1] or math.inf) > (changes[growing][0] or math.inf)
+            print(f"{self.path}: {'goes on' if grown else 'made again'}, {reason}", file=sys.stderr, flush=True)
+            superseded = None if grown else Superseded(self.set_aside(header), tuple(changes))
         self.write_header(complete=False, facts={}, conditions=conditions, superseded=superseded)
         for partial in filter(is_partial, self.folder.iterdir()):
             partial.unlink()
         return superseded
 
     def continued(self, header: Mapping[str, Any], conditions: dict[str, Any]) -> dict[str, Any]:
-        """The conditions to record where a half-made output goes on. Raises StudyError if they differ."""
+        """The conditions to record where a half-made output goes on. Raises StudyError if more than a batch size differs."""
         then = header["conditions"]
-        differ = [f"{key} {then.get(key)} there, {value} here" for key, value in conditions.items() if then.get(key) != value]
+        differ = {
+            key: f"{key} {then.get(key)} there, {value} here" for key, value in conditions.items() if then.get(key) != value
+        }
         if not differ:
             return then
-        if os.environ.get(MIX):
-            return {**conditions, "mixed with": then}
-        raise StudyError(
-            f"{self.folder}: was begun under other conditions ({'; '.join(differ)}), and its parts would not match; go on where "
-            f"it was begun, delete the folder to begin anew, or set {MIX}=1 to go on here all the same"
-        )
+        if set(differ) - {"batch_size"} and not os.environ.get(MIX):
+            raise StudyError(
+                f"{self.folder}: was begun under other conditions ({'; '.join(differ.values())}), and its parts would not match; "
+                f"go on where it was begun, delete the folder to begin anew, or set {MIX}=1 to go on here all the same"
+            )
+        print(f"{self.path}: goes on, {'; '.join(differ.values())}", file=sys.stderr, flush=True)
+        return {**conditions, "mixed with": then}
 
     def set_aside(self, header: Mapping[str, Any]) -> Path:
         """Move the folder to `superseded`, by one rename, so that nothing is ever half there."""
@@ -267,12 +267,9 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, part in config.items() for key, value in flat(part, f"{prefix}.{name}".strip(".")).items()}
 
 
-def told(key: str, then: Any, now: Any, inputs: Mapping[str, str]) -> str:
-    """One change in words: "steps 6 -> 8", or "pairs changed" of an input, whose fingerprint says nothing to a reader."""
-    if key in inputs:
-        return f"{key} changed"
-    then, now = ("default" if value is None else value for value in (then, now))
-    return f"{key} {then} -> {now}"
+def told(key: str, then: Any, now: Any) -> str:
+    """One change in words, such as "steps 6 -> 8"."""
+    return f"{key} {'default' if then is None else then} -> {'default' if now is None else now}"
 
 
 def is_partial(path: Path) -> bool:
