@@ -72,6 +72,16 @@ def test_a_folder_of_ones_own_becomes_pairs(study_of_folder, kind):
     assert artifact.facts == {"n_pairs": 3, "candidates": 3, "lost": {}}
 
 
+def test_a_study_of_which_more_pairs_are_wanted_keeps_those_it_has(study_of_folder):
+    study = study_of_folder([(f"{name}.png", f"caption {name}", PICTURE) for name in "abcde"], n=3)
+    first = shards_of(pairs_of(study))
+    before = [path.stat().st_mtime_ns for path in first]
+    grown = pairs_of(study.model_copy(update={"pairs": study.pairs.model_copy(update={"n": 5})}))
+    assert read_pair_table(grown).pair_ids == list("abcde")
+    assert [path.stat().st_mtime_ns for path in shards_of(grown)[: len(first)]] == before
+    assert not (study.folder / "superseded").exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
