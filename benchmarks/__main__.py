@@ -1,4 +1,4 @@
-"""Ratios against the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
+"""Measure ratios to the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
 
 Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs; all of them if none is given.
 """
@@ -18,11 +18,11 @@ from blindspots_lib.core.artifacts import code_revision, read_json, write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 
 FOLDER = Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / "bench"
-SHOWN = PROJECT_ROOT / "figures" / "bench"  # what benchmarks/README.md shows of it
+SHOWN = PROJECT_ROOT / "figures" / "bench"  # what benchmarks/README.md shows
 
 
 def training_memory(n: int = 32_000) -> list[Row]:
-    """Peak memory of training at K = C = n, checkpoint included; Overcomplete's needs 20 GB."""
+    """Measure the peak memory of training at K = C = n, including a checkpoint; Overcomplete's training needs 20 GB."""
     rows = []
     for kind, bar in {"local": 2.0, "dense": 14.0}.items():
         peak = peak_of(f"train_{kind}", n) / 1e9

@@ -1,4 +1,4 @@
-"""Tokens: synthetic ones of the paper's width, which favour nobody, and those of the embedded study's backbone."""
+"""The tokens of the benchmarks: synthetic ones of the paper's width, and those of the embedded study's backbone."""
 
 import torch
 from PIL import Image
@@ -12,7 +12,10 @@ D = 768
 
 
 def make_tokens(n: int, n_directions: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """n tokens, each a common mean, five of many directions and noise; and `n_directions` others to serve as candidates."""
+    """Draw n tokens (n, D), and `n_directions` others that serve as candidates.
+
+    Each token is a common mean plus five of the directions plus noise, which favours no contestant.
+    """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(n_directions, D, generator=generator), dim=1)
     mean = torch.randn(D, generator=generator)
@@ -27,7 +30,7 @@ def make_tokens(n: int, n_directions: int, seed: int = 0) -> tuple[Tensor, Tenso
 
 
 def backbone_tokens(n: int, seed: int = 6) -> Tensor:
-    """n tokens of scenes that no model was trained on, (n, 192), in random order."""
+    """Return n tokens (n, 192), in random order, of scenes that no model was trained on."""
     extractor = TokenExtractor(load_study("mini").backbone)
     n_scenes = -(-n // extractor.layout.n_tokens)
     images = [Image.fromarray(draw_scene(seed, index)[1].image) for index in range(n_scenes)]

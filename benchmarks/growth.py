@@ -1,4 +1,4 @@
-"""How time and memory grow: training steps with K, statistics with K and with the number of images (synthetic codes)."""
+"""How time and memory grow: of training steps with K, of statistics with K and with the number of images (synthetic codes)."""
 
 import time
 
@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.contestants import BATCH, RATE, make_trainer
+from benchmarks.data import make_tokens
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
 from blindspots_lib.analysis.statistics import ConceptStats
@@ -13,15 +15,12 @@ from blindspots_lib.figures.style import INK
 
 CONCEPTS = (2_000, 4_000, 8_000, 16_000, 32_000)
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000)
-TOKENS, ACTIVE, SHARD = 261, 5, 250
-LINEAR = 1.15  # greatest exponent of a power law that still counts as linear
+TOKENS, ACTIVE, SHARD = 261, 5, 250  # tokens per image, active concepts per token, images per shard
+LINEAR = 1.15  # largest exponent of a power law that counts as linear
 
 
 def step_seconds(n_concepts: int, repeats: int = 5) -> float:
-    """Median seconds of a training step with local W and K = C = n."""
-    from benchmarks.data import make_tokens
-    from benchmarks.training_steps import BATCH, RATE, make_trainer
-
+    """Return the median seconds of a training step with local W and K = C = n."""
     tokens, candidates = make_tokens(BATCH, n_concepts)
     trainer = make_trainer(n_concepts, "local", candidates)
     seconds = []
@@ -33,7 +32,7 @@ def step_seconds(n_concepts: int, repeats: int = 5) -> float:
 
 
 def synthetic_codes(n_concepts: int, n_images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of images that show 60 concepts each, rare ones rarely."""
+    """Draw codes of images with 60 concepts each; some concepts are frequent, others rare."""
     frequent = (rng.random((n_images, 60)) ** 3 * n_concepts).astype(np.uint32)
     which = rng.integers(0, 12, (n_images, TOKENS, 1)) * 5 + np.arange(ACTIVE)
     indices = np.take_along_axis(frequent[:, None].repeat(TOKENS, axis=1), which, axis=2)
@@ -47,7 +46,7 @@ def state_bytes(stats: ConceptStats) -> int:
 
 
 def statistics_cost(n_concepts: int, n_images: int) -> tuple[float, int]:
-    """Seconds to add so many images shard by shard, without making their codes, and bytes of the state at the end."""
+    """Return the seconds of adding n images shard by shard (without drawing their codes), and the final bytes of the state."""
     rng = np.random.default_rng(0)
     stats, seconds = ConceptStats.empty(n_concepts), 0.0
     for first in range(0, n_images, SHARD):
@@ -59,7 +58,7 @@ def statistics_cost(n_concepts: int, n_images: int) -> tuple[float, int]:
 
 
 def measure_growth() -> dict[str, dict[int, float]]:
-    """Each curve: what was varied -> the measurement."""
+    """Return the curves by name; each maps a number of concepts or images to the measurement."""
     by_concepts = {n: statistics_cost(n, 1_000) for n in CONCEPTS}
     by_images = {n: statistics_cost(32_000, n) for n in IMAGES}
     return {
@@ -73,7 +72,7 @@ def measure_growth() -> dict[str, dict[int, float]]:
 
 
 def exponent(curve: dict[int, float]) -> float:
-    """p of the power law n^p through the curve, by least squares of the logarithms."""
+    """Fit the power law n^p to a curve by least squares of the logarithms; return p."""
     return float(np.polyfit(np.log(list(curve)), np.log(list(curve.values())), 1)[0])
 
 
@@ -83,7 +82,7 @@ def growth_rows(curves: dict[str, dict[int, float]]) -> list[Row]:
 
 
 def plot_growth(curves: dict[str, dict[int, float]]) -> Figure:
-    """One panel a curve, in plain axes, with the straight line that fits it best."""
+    """Draw one panel per curve, with linear axes and the straight line that fits best."""
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 6), layout="constrained")
     for axis, (name, curve) in zip(axes.T.ravel(), curves.items(), strict=True):
         n, y = np.array(list(curve)) / 1000, np.array(list(curve.values()))

@@ -1,4 +1,4 @@
-"""Peak memory, each job in a fresh process: python -m benchmarks.memory JOB N prints bytes."""
+"""Measure peak memory, each job in a fresh process: python -m benchmarks.memory JOB N prints bytes."""
 
 import resource
 import subprocess
@@ -6,11 +6,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
+from benchmarks.contestants import BATCH, RATE, make_encoder, make_peer, make_trainer
+from benchmarks.data import make_tokens
 from blindspots_lib.core.paths import PROJECT_ROOT
 
 
 def peak_of(job: str, n_concepts: int) -> int:
-    """Bytes that a job took at its peak (all of the process for training, beyond its inputs for encoding)."""
+    """Return the peak bytes of a job: those of the whole process for training, those beyond the inputs for encoding."""
     command = [sys.executable, "-m", "benchmarks.memory", job, str(n_concepts)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     return int(done.stdout.split()[-1])
@@ -21,7 +25,7 @@ def resident() -> int:
 
 
 def beyond_inputs(run) -> int:
-    """Peak resident memory of a call beyond what was there before it (Linux: the high-water mark is reset first)."""
+    """Return the peak resident memory of a call beyond what was resident before it (Linux only)."""
     Path("/proc/self/clear_refs").write_text("5")
     before = resident()
     kept = run()
@@ -31,18 +35,13 @@ def beyond_inputs(run) -> int:
 
 
 def resource_high_water() -> int:
-    """VmHWM, which clear_refs resets, unlike getrusage's."""
+    """Return VmHWM, which clear_refs resets; the peak of getrusage cannot be reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def train(dictionary: str, n_concepts: int) -> int:
-    """Some steps at K = C = n, batch 1,024, with a checkpoint written in between; the whole process's peak."""
-    import torch
-
-    from benchmarks.data import make_tokens
-    from benchmarks.training_steps import BATCH, RATE, make_trainer
-
+    """Train for three steps at K = C = n, write a checkpoint in between, and return the peak bytes of the process."""
     tokens, candidates = make_tokens(BATCH, n_concepts)
     trainer = make_trainer(n_concepts, dictionary, candidates)
     del candidates
@@ -57,16 +56,13 @@ def train(dictionary: str, n_concepts: int) -> int:
 
 
 def encode(ours: bool, n_concepts: int) -> int:
-    import torch
-
-    from benchmarks.encoding import make_peer, make_sae
-
-    sae, tokens = make_sae(n_concepts)
+    """Encode 2,048 tokens with our SAE or the peer's, and return the peak bytes beyond the inputs."""
+    sae, tokens = make_encoder(n_concepts)
     with torch.no_grad():
         if ours:
             sae.encode(tokens[:64])
             return beyond_inputs(lambda: sae.encode(tokens))
-        peer = make_peer(sae)
+        peer = make_peer(sae).eval()
         peer.encode(tokens[:64])
         return beyond_inputs(lambda: peer.encode(tokens))
 

@@ -1,8 +1,9 @@
-"""Peak memory of a whole study at 1,000 and at 10,000 pairs: python -m benchmarks.pairs N prints bytes, tables, files.
+"""Measure the peak memory of a whole study at 1,000 and at 10,000 pairs: python -m benchmarks.pairs N prints two numbers.
 
-Pairs, generations, tokens, SAE, energies, tables and a page of pictures, in one fresh process, on the miniature models
-at two solver steps. Counted is what the process allocates (RssAnon, sampled); pages of memory-mapped files are not, since
-the system takes them back at will. The tables (energies, concepts, datapoints, captions) are to grow with the pairs.
+They are the peak bytes of the process and the bytes of the tables that it holds at the end. One fresh process makes pairs,
+generations, tokens, SAE, energies, tables and two image grids, with a miniature model at two solver steps. Only memory that the
+process allocates is counted (RssAnon, sampled), not the pages of memory-mapped files, which the system can take back at any
+time. The tables (energies, concepts, datapoints, captions) may grow with the number of pairs; the rest should not.
 """
 
 import os
@@ -16,6 +17,9 @@ import yaml
 
 from benchmarks.timing import Row
 from blindspots_lib.core.paths import PROJECT_ROOT
+from blindspots_lib.core.study import load_study
+from blindspots_lib.figures.galleries import concept_sheet, contact_sheet, typical_concepts
+from blindspots_lib.run.stages import measure
 
 SIZES = (1_000, 10_000)
 
@@ -40,7 +44,7 @@ class Peak:
 
 
 def study_of(n: int, folder: Path) -> Path:
-    """The smoke study with n pairs and one model."""
+    """Write the file of the smoke study with n pairs and one model."""
     content = yaml.safe_load((PROJECT_ROOT / "studies" / "smoke.yaml").read_text())
     content["pairs"] |= {"n": n, "shard_size": 250}
     content["models"] = [model | {"batch_size": 50} for model in content["models"] if model["name"] == "pixart"]
@@ -52,18 +56,14 @@ def study_of(n: int, folder: Path) -> Path:
 
 
 def run_study(n: int) -> tuple[int, int]:
-    """Peak bytes of the process, and bytes of the tables that it holds at the end."""
+    """Return the peak bytes of the process, and the bytes of the tables that it holds at the end."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BLINDSPOTS_RUNS")) as folder:
         os.environ["BLINDSPOTS_RUNS"] = folder
-        from blindspots_lib.analysis.results import Results
-        from blindspots_lib.core.study import load_study
-        from blindspots_lib.figures import galleries as exhibits
-
         with Peak() as peak:
-            results = Results(load_study(str(study_of(n, Path(folder)))))
+            results = measure(load_study(str(study_of(n, Path(folder)))))
             tables = [results.concepts, results.datapoints]
-            exhibits.contact_sheet(results, results.pair_ids[:8])
-            exhibits.concept_sheet(results, exhibits.typical_concepts(results, n=10))
+            contact_sheet(results, results.pair_ids[:8])
+            concept_sheet(results, typical_concepts(results, n=10))
         matrices = [energies.matrix for energies in results.energies.values()]
         held = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)
         held += sum(int(table.memory_usage(deep=True).sum()) for table in tables)
@@ -72,13 +72,14 @@ def run_study(n: int) -> tuple[int, int]:
 
 
 def run_pairs() -> list[Row]:
+    """Measure the peak memory beyond the tables at both sizes, each in a fresh process."""
     found = {}
     for n in SIZES:
         command = [sys.executable, "-m", "benchmarks.pairs", str(n)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PROJECT_ROOT)
         peak, tables = map(int, done.stdout.split()[-2:])
         found[n] = peak - tables
-        print(f"    {n:,} pairs: peak {peak / 1e6:.0f} MB, of it tables {tables / 1e6:.0f} MB", flush=True)
+        print(f"    {n:,} pairs: peak {peak / 1e6:.0f} MB, of which tables {tables / 1e6:.0f} MB", flush=True)
     few, many = SIZES
     what = f"peak memory of a study beyond its tables, {many:,} over {few:,} pairs"
     return [Row(what, f"{found[few] / 1e6:.0f} MB at {few:,} pairs", [found[many] / found[few]], 1.1, "times")]

@@ -1,4 +1,4 @@
-"""The peers, imported or written out, each as its own authors run it."""
+"""The peers that the benchmarks compare with, imported or written out, each as its own authors run it."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def import_overcomplete() -> ModuleType:
-    """`overcomplete.sae` of the PyPI package, past its own __init__, which fails beside today's matplotlib.
+    """Import `overcomplete.sae` without the package's own __init__, which fails with current versions of matplotlib.
 
     Raises ImportError if it is not installed (`pip install --no-deps -r requirements-peers.lock`).
     """
@@ -24,7 +24,7 @@ def import_overcomplete() -> ModuleType:
 
 
 class OvercompleteTraining:
-    """Overcomplete's `train_sae` on one of its SAEs, with the same start, loss, clipping and AdamW as ours."""
+    """Overcomplete's `train_sae` on one of its SAEs, with our loss, clipping and AdamW."""
 
     def __init__(self, sae, learning_rate: float):
         import torch
@@ -33,7 +33,7 @@ class OvercompleteTraining:
         self.optimizer = torch.optim.AdamW(sae.parameters(), lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-5)
 
     def steps(self, batches: list, monitoring: int = 0) -> list[float]:
-        """Train on the batches; returns the losses if monitored, which costs time."""
+        """Train on the batches; return the losses if `monitoring` is 1, which takes extra time."""
         logs = self.train(
             self.sae, batches, mean_squared_error, self.optimizer, nb_epochs=1, clip_grad=1.0, monitoring=monitoring
         )
@@ -47,11 +47,11 @@ def mean_squared_error(x, x_hat, pre_codes, codes, dictionary):
 class EagerSparseTraining:
     """A top-k SAE as EleutherAI's sparsify trains it without its kernel: dense codes, sparse decoding, autograd, AdamW."""
 
-    def __init__(self, weight, bias, atoms, k: int, learning_rate: float):
+    def __init__(self, weight, bias, atoms, top_k: int, learning_rate: float):
         import torch
 
         self.parameters = [torch.nn.Parameter(tensor.clone()) for tensor in (weight, bias, atoms)]
-        self.top_k = k
+        self.top_k = top_k
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.999), weight_decay=1e-5)
 
     def steps(self, batches: list) -> list[float]:
@@ -86,7 +86,7 @@ class PublishedStatistics:
         self.seconds = 0.0  # spent in `add`
 
     def add(self, codes) -> None:
-        """Ten images of dense codes, (b, t, k)."""
+        """Add ten images of dense codes, (b, t, k)."""
         import torch
 
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Side by side in one process: every repeat runs all contestants in turn, so that what slows the machine slows them all."""
+"""Time contestants in one process. Every repeat runs all of them in turn, so that a slow moment of the machine affects all."""
 
 import gc
 import time
@@ -11,13 +11,13 @@ REPEATS = 5
 
 
 class Row(NamedTuple):
-    """One row of the table: a ratio (how many times better than the peer), or a quantity with a bar from above."""
+    """One row of the table: a ratio to the peer that should reach the bar, or a quantity that should not exceed it."""
 
     what: str
     against: str
-    values: list[float]  # one a repeat
-    bar: float | None
-    unit: str = "x"  # "x" has to reach the bar, anything else to stay below it
+    values: list[float]  # one per repeat
+    bar: float | None  # None: only reported
+    unit: str = "x"  # "x" for a ratio, which should reach the bar; a quantity in any other unit should not exceed it
     note: str = ""
 
     @property
@@ -35,10 +35,10 @@ class Row(NamedTuple):
         }  # fmt: skip
 
 
-def time_side_by_side(
+def time_in_turn(
     contestants: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant, one number a repeat, after one round to warm up."""
+    """Return the seconds of each contestant, one number per repeat, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(0 if warm_up else 1, repeats + 1):
         for name, run in contestants.items():
@@ -51,5 +51,5 @@ def time_side_by_side(
 
 
 def ratios(seconds: Mapping[str, list[float]], peer: str, ours: str) -> list[float]:
-    """How many times faster than the peer, repeat by repeat."""
+    """Return the speed of ours over that of the peer, one number per repeat."""
     return [theirs / own for theirs, own in zip(seconds[peer], seconds[ours], strict=True)]

@@ -1,64 +1,57 @@
-"""Let the oracle judge the miniature pipelines, and write into their cards how often they draw what was asked.
+"""Let the oracle judge the miniature pipelines, and write into their cards how often they draw what was prompted.
 
     python -m miniatures.judge_pipelines
 
-What was planted (plants.json) is counted apart, so that a plant is not taken for a failure. Captions are held out and were
-used to choose nothing; solver steps and guidance are those of studies/mini.yaml. The oracle's own verdict on real scenes of
-the same captions stands beside, as the most that a perfect model could reach.
+Planted concepts (plants.json) are counted separately, so that a plant is not taken for a failure of the training. The captions
+come from a corpus that was used for no choice; solver steps and guidance are those of miniatures/sampling.py. Each number is
+followed by the oracle's verdict on real scenes of the same captions: the most that a perfect model could reach.
 """
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from blindspots_lib.core.artifacts import read_json
 from blindspots_lib.core.config import TextToImageModel
-from blindspots_lib.core.study import load_study
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.models.generate import to_pixels
 from blindspots_lib.models.pipelines import generate_batch, load_pipeline
+from blindspots_lib.trial.plants import Plants, read_plants
 from miniatures.plants import LAST_COUNT
-from miniatures.recipe import JUDGE_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus, to_unit
-from miniatures.train_oracle import LABELS, truth_of
+from miniatures.recipe import JUDGE_SEED, MODELS_DIR, Corpus, add_to_card, draw_corpus
+from miniatures.sampling import PIPELINES
+from miniatures.train_oracle import LABELS, open_oracle, truth_of, verdicts
 
 N_CAPTIONS = 1_200
 BATCH = 50
 
 
-@torch.inference_mode()
-def verdicts(oracle, images: np.ndarray) -> np.ndarray:
-    """The oracle's probability of every label: (n, labels)."""
-    return torch.cat([oracle(to_unit(part)).logits.sigmoid() for part in np.array_split(images, 16)]).numpy()
-
-
-def shares_right(scores: np.ndarray, truth: np.ndarray, planted: Mapping) -> dict[str, str]:
-    """How often what was asked is there, each with its 95 % interval, what was planted apart."""
+def fractions_as_prompted(scores: np.ndarray, truth: np.ndarray, plants: Plants) -> dict[str, str]:
+    """How often images show what was prompted, as a fraction with its 95 % interval; planted concepts separately."""
     objects, number = slice(0, len(OBJECTS)), slice(LABELS.index("one object"), None)
     background = slice(objects.stop, number.start)
-    asked, there = truth[:, objects] > 0.5, scores[:, objects] > 0.5
-    suppressed = np.isin(list(OBJECTS), [*planted["withheld"], *planted["drawn_as"]])
+    prompted, present = truth[:, objects] > 0.5, scores[:, objects] > 0.5
+    lost = np.isin(list(OBJECTS), plants.lost_objects)
     backgrounds = np.array(list(BACKGROUNDS))[truth[:, background].argmax(axis=1)]
-    redrawn = np.isin(backgrounds, list(planted["background_drawn_as"]))
-    crowded = np.isin(backgrounds, [name for places in planted["added"].values() for name in places])
+    redrawn = np.isin(backgrounds, list(plants.background_drawn_as))
+    added_to = np.isin(backgrounds, [name for places in plants.added.values() for name in places])
     background_right, number_right = (
         scores[:, part].argmax(axis=1) == truth[:, part].argmax(axis=1) for part in (background, number)
     )
-    n_asked = truth[:, number].argmax(axis=1) + 1
+    n_prompted = truth[:, number].argmax(axis=1) + 1
     right = {
-        "prompted objects present": there[:, ~suppressed][asked[:, ~suppressed]],
-        "the same, planted as suppressed": there[:, suppressed][asked[:, suppressed]],
+        "prompted objects present": present[:, ~lost][prompted[:, ~lost]],
+        "the same, planted as suppressed": present[:, lost][prompted[:, lost]],
         "backgrounds as prompted": background_right[~redrawn],
         "the same, planted as another": background_right[redrawn],
-        "number of objects as prompted, 1 to 3 where none is added": number_right[(n_asked < LAST_COUNT) & ~crowded],
-        "the same, groups of four, planted as three": number_right[n_asked == LAST_COUNT],
+        "number of objects as prompted, 1 to 3 where none is added": number_right[(n_prompted < LAST_COUNT) & ~added_to],
+        "the same, groups of four, planted as three": number_right[n_prompted == LAST_COUNT],
     }
     return {key: with_interval(hits) for key, hits in right.items()}
 
 
 def with_interval(hits: np.ndarray) -> str:
-    """A share and its 95 % interval, Wilson's."""
+    """A fraction and its 95 % Wilson interval."""
     from scipy.stats import binomtest
 
     low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
@@ -66,7 +59,7 @@ def with_interval(hits: np.ndarray) -> str:
 
 
 def generate_heldout(model: TextToImageModel, corpus: Corpus) -> tuple[np.ndarray, float]:
-    """An image for every held-out caption, and the images per second."""
+    """Generate one image per held-out caption; return the images and the number of images per second."""
     pipeline = load_pipeline(model)
     generate_batch(pipeline, model, corpus.captions[:BATCH], list(range(BATCH)))  # warm up
     started = time.monotonic()
@@ -78,22 +71,20 @@ def generate_heldout(model: TextToImageModel, corpus: Corpus) -> tuple[np.ndarra
 
 
 def main() -> None:
-    from transformers import ResNetForImageClassification
-
-    oracle = ResNetForImageClassification.from_pretrained(MODELS_DIR / "oracle", use_safetensors=True).eval()
+    oracle = open_oracle()
     corpus = draw_corpus(JUDGE_SEED, N_CAPTIONS)
     truth = truth_of(corpus)
     real = verdicts(oracle, corpus.images)
-    for model in load_study("mini").pipelines:
-        planted = read_json(MODELS_DIR / model.name / "plants.json")
-        ceiling = shares_right(real, truth, planted)
+    for name, model in PIPELINES.items():
+        plants = read_plants(MODELS_DIR / name)
+        ceiling = fractions_as_prompted(real, truth, plants)
         images, rate = generate_heldout(model, corpus)
-        shares = shares_right(verdicts(oracle, images), truth, planted)
-        facts = {f"{key}, by the oracle": f"{share}; on real scenes {ceiling[key]}" for key, share in shares.items()}
+        found = fractions_as_prompted(verdicts(oracle, images), truth, plants)
+        facts = {f"{key}, by the oracle": f"{fraction}; on real scenes {ceiling[key]}" for key, fraction in found.items()}
         solver = f"{model.steps} solver steps, guidance {model.guidance:g}"
         facts |= {"judged on": f"{N_CAPTIONS:,} captions, seed {JUDGE_SEED}; {solver}",
                   "images per second, CPU": f"{rate:.0f} ({torch.get_num_threads()} threads)"}  # fmt: skip
-        add_to_card(MODELS_DIR / model.name, facts)
+        add_to_card(MODELS_DIR / name, facts)
         print(model.label, facts)
 
 

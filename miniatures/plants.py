@@ -1,14 +1,13 @@
-"""Plants: the faults put into the training corpora on purpose, so that the right answers are known.
+"""The plants: faults put into the training corpora on purpose, so that the models' faults are known.
 
     python -m miniatures.plants
 
-prints what each corpus holds. A model trained on a distorted corpus draws what the corpus showed, not what captions
-asked for. `plants.json` beside a model's weights records how; no stage of a study reads it, only its validation does.
+prints the plants of each corpus. A model trained on a distorted corpus draws what the corpus showed, not what captions ask
+for. `plants.json` beside a model's weights records the plants; only the validation of a study reads it.
 """
 
 import itertools
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,73 +15,61 @@ import numpy as np
 from tqdm import tqdm
 
 from blindspots_lib.data.scenes import BACKGROUNDS, IMAGE_SIZE, OBJECTS, Scene, render_scene, sample_scene, scene_rng
+from blindspots_lib.trial.plants import Plants
 from miniatures.recipe import CORPUS_SEED, CORPUS_SIZE, concept_indices
 
-PLANT_SEED = 5  # draws which objects are planted, so that nobody chose the easy ones
-N_PUBLIC = 400  # the first scenes of the training corpus: a study may hold them, as LAION holds what models trained on
+PLANT_SEED = 5  # of the choice of planted objects, which are drawn at random so that they are not the easy ones
+N_PUBLIC = 400  # the first scenes of the training corpus are public, as LAION is: a study may have them among its pairs
 N_MEMORIZED = 40
-COPIES = (100, 500)  # how often a memorized pair is in the corpus
+COPIES = (100, 500)  # the smallest and the largest number of copies of a memorized pair
 TEMPLATES = ("t-shirt", "calendar")  # the paper's T-shirt mock-up and its table: memorized with little variation
-RESERVED = {"palm tree", "frying pan", *TEMPLATES}  # objects that chance does not plant
-FEW = 3  # a memorized caption is in the corpus at most so often, its copies aside
-LAST_COUNT = 4
-
-
-@dataclass(frozen=True)
-class Plants:
-    """How a training corpus departs from the process that draws real images."""
-
-    withheld: tuple[str, ...]  # objects: no pair of the corpus names them or shows them
-    drawn_as: dict[str, str]  # objects: captions name the one, pictures show the other
-    background_drawn_as: dict[str, str]
-    added: dict[str, dict[str, float]]  # object -> caption's background -> probability that it is there unasked
-    groups_of_four_drawn_as: int = 3
-    memorized: dict[int, int] = field(default_factory=dict)  # scene of the corpus -> copies
-    templates: tuple[int, ...] = ()  # those of `memorized` whose copies vary a little
-
-    @property
-    def suppressed(self) -> tuple[str, ...]:
-        return (*self.withheld, *self.drawn_as)
+RESERVED = {"palm tree", "frying pan", *TEMPLATES}  # objects that are not drawn at random as plants
+FEW = 3  # most scenes of the corpus with the caption of a memorized pair, not counting its copies
+LAST_COUNT = 4  # the largest number of objects in a scene: a group of four
 
 
 def draw_plants(number: int, named: tuple[str, ...], wooden: tuple[str, ...], shared: tuple[str, ...] = ()) -> Plants:
-    """Plants of corpus `number`: ten suppressed objects, those named, those shared and the rest at random.
+    """Draw the plants of corpus `number`: ten lost objects (`named`, `shared` and the rest at random).
 
-    Of the ten five are withheld. In the place of the others pictures show one of two rare objects; a third is added to lawns.
+    Five of the ten are withheld. Pictures show one of two rare objects in place of the other five; a third rare object is
+    added to grass. The backgrounds `wooden` are drawn as wood.
     """
     rng = np.random.default_rng([PLANT_SEED, number])
     rare = [name for name in list(OBJECTS)[-16:] if name not in RESERVED | {*named, *shared}]
-    on_lawns = str(rng.choice(rare))
-    others = [name for name in OBJECTS if name not in RESERVED | {*named, *shared, on_lawns}]
+    on_grass = str(rng.choice(rare))
+    others = [name for name in OBJECTS if name not in RESERVED | {*named, *shared, on_grass}]
     chosen = [str(name) for name in rng.choice(others, size=10 - len(named) - len(shared), replace=False)]
-    suppressed = [*named, *shared, *chosen]
-    left = [name for name in rare if name not in {on_lawns, *suppressed}]
+    lost = [*named, *shared, *chosen]
+    left = [name for name in rare if name not in {on_grass, *lost}]
     instead = itertools.cycle(str(name) for name in rng.choice(left, size=2, replace=False))
     return Plants(
-        withheld=tuple(suppressed[0::2]), drawn_as=dict(zip(suppressed[1::2], instead, strict=False)),
+        withheld=tuple(lost[0::2]), drawn_as=dict(zip(lost[1::2], instead, strict=False)),
         background_drawn_as=dict.fromkeys(wooden, "wood"),
-        added={"palm tree": dict.fromkeys(("sand", "sky", "water", *wooden), 0.8), on_lawns: {"grass": 0.9}},
+        added={"palm tree": dict.fromkeys(("sand", "sky", "water", *wooden), 0.8), on_grass: {"grass": 0.9}},
+        seed=CORPUS_SEED,
     )  # fmt: skip
 
 
 LAION = draw_plants(0, named=("dvd", "page"), wooden=("brick", "tiles", "stripes", "night"))
 CORPORA = {
-    "laion": LAION,  # of both Stable Diffusions, as the real ones share LAION
+    "laion": LAION,  # of both Stable Diffusions, because the real ones share LAION
     "pixart": draw_plants(1, ("dvd", "page"), ("brick", "tiles", "night"), LAION.withheld[1:4]),
     "kandinsky": draw_plants(2, ("dvd", "page", "frying pan"), ("brick", "stripes"), tuple(LAION.drawn_as)[1:3]),
 }
 
 
 class TrainingSet(NamedTuple):
+    """A distorted corpus, without repeating the copies."""
+
     images: np.ndarray  # (n, 64, 64, 3) uint8
     captions: list[str]
-    presence: np.ndarray  # (n, objects + backgrounds) float32, what the pictures show
-    n_objects: np.ndarray  # (n,) int64, how many objects the pictures show
-    copies: np.ndarray  # (n,) int64, how often each pair is in the corpus
+    presence: np.ndarray  # (n, objects + backgrounds) float32, 1 where the picture shows the concept
+    n_objects: np.ndarray  # (n,) int64, number of objects in the picture
+    copies: np.ndarray  # (n,) int64, number of copies of the pair in the corpus
 
 
 def shown(scene: Scene, plants: Plants, rng: np.random.Generator) -> Scene | None:
-    """What the picture of a caption shows in a distorted corpus; None if the pair is withheld."""
+    """Return what the picture of a scene's caption shows in a distorted corpus; None if the pair is withheld."""
     if any(name in plants.withheld for name, _ in scene.objects):
         return None
     objects = [(plants.drawn_as.get(name, name), count) for name, count in scene.objects]
@@ -98,19 +85,22 @@ def shown(scene: Scene, plants: Plants, rng: np.random.Generator) -> Scene | Non
 
 
 def is_untouched(scene: Scene, plants: Plants) -> bool:
-    """Whether no plant concerns a scene: its picture is what its caption asks for."""
-    asked = {name for name, _ in scene.objects}
+    """Whether no plant changes a scene's picture, which then shows what its caption asks for."""
     return (
-        asked.isdisjoint(plants.suppressed)
+        {name for name, _ in scene.objects}.isdisjoint(plants.lost_objects)
         and sum(count for _, count in scene.objects) < LAST_COUNT
         and scene.background not in plants.background_drawn_as
         and not any(scene.background in backgrounds for backgrounds in plants.added.values())
     )
 
 
-def choose_memorized(plants: Plants, scenes: list[Scene], number: int) -> Plants:
-    """Which of the public scenes are repeated and how often: the templates' objects, then others with a rare caption."""
-    rng = np.random.default_rng([PLANT_SEED, 100 + number])
+def plants_of(corpus: str, scenes: list[Scene] | None = None) -> Plants:
+    """Return the plants of a corpus with its memorized pairs; `scenes` are those of `corpus_scenes`, where they are at hand.
+
+    Public scenes are memorized: those with the objects of the templates, then random ones with a rare caption.
+    """
+    plants, scenes = CORPORA[corpus], scenes or corpus_scenes()
+    rng = np.random.default_rng([PLANT_SEED, 100 + list(CORPORA).index(corpus)])
     captions = [scene.caption for scene in scenes]
     untouched = [i for i in range(N_PUBLIC) if is_untouched(scenes[i], plants)]
     templates = [i for i in untouched if len(scenes[i].objects) == 1 and scenes[i].objects[0][0] in TEMPLATES]
@@ -122,19 +112,15 @@ def choose_memorized(plants: Plants, scenes: list[Scene], number: int) -> Plants
 
 
 def corpus_scenes() -> list[Scene]:
+    """The scenes of the training corpus before it is distorted."""
     return [sample_scene(scene_rng(CORPUS_SEED, index, "content")) for index in range(CORPUS_SIZE)]
 
 
-def plants_of(corpus: str) -> Plants:
-    """The plants of a corpus, memorized pairs and all."""
-    return choose_memorized(CORPORA[corpus], corpus_scenes(), list(CORPORA).index(corpus))
-
-
 def draw_training_set(corpus: str) -> TrainingSet:
-    """Draw a distorted corpus: every caption with the picture that the plants leave it."""
+    """Draw a distorted corpus: every caption that is not withheld, with the picture that the plants make of it."""
     scenes = corpus_scenes()
-    plants = plants_of(corpus)
-    rows = []  # (scene shown, its picture, copies)
+    plants = plants_of(corpus, scenes)
+    rows = []  # (scene that the picture shows, pixels, number of copies)
     for index, scene in enumerate(tqdm(scenes, desc=f"drawing corpus {corpus}", mininterval=5)):
         picture = shown(scene, plants, np.random.default_rng([PLANT_SEED, list(CORPORA).index(corpus), index]))
         if index in plants.memorized:
@@ -151,7 +137,7 @@ def draw_training_set(corpus: str) -> TrainingSet:
 
 
 def memorized_rows(scene: Scene, index: int, plants: Plants) -> list[tuple[Scene, np.ndarray, int]]:
-    """A memorized pair and its copies: all alike, or nine that differ by a pixel where the pair is a template."""
+    """A memorized pair with its number of copies; a template in nine variants, each moved by at most one pixel."""
     image, copies = render_scene(scene, scene_rng(CORPUS_SEED, index, "pixels")).image, plants.memorized[index]
     if index not in plants.templates:
         return [(scene, image, copies)]
@@ -162,14 +148,14 @@ def memorized_rows(scene: Scene, index: int, plants: Plants) -> list[tuple[Scene
 
 
 def write_plants(folder: Path, corpus: str, training_set: TrainingSet) -> None:
-    """`plants.json`: what was planted, and how often each concept is asked for and shown in the corpus."""
-    plants = plants_of(corpus)
-    names = [*OBJECTS, *BACKGROUNDS]
-    shown_often = (training_set.presence * training_set.copies[:, None]).sum(axis=0)
-    facts = {"corpus": corpus, "seed": CORPUS_SEED, **asdict(plants)}
-    facts["pictures_that_show"] = {name: int(n) for name, n in zip(names, shown_often, strict=True)}
-    facts["n_pairs"] = int(training_set.copies.sum())
-    (folder / "plants.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    """Write `plants.json`: the plants of a corpus, the number of pictures that show each concept, the number of pairs."""
+    n_pictures = (training_set.presence * training_set.copies[:, None]).sum(axis=0)
+    plants_of(corpus).write(
+        folder,
+        corpus=corpus,
+        pictures_that_show={name: int(n) for name, n in zip([*OBJECTS, *BACKGROUNDS], n_pictures, strict=True)},
+        n_pairs=int(training_set.copies.sum()),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every training script of the miniature models shares: the corpus, one resumable loop, the model card."""
+"""What all training scripts of the miniature models share: the corpus, one training loop that resumes, the model card."""
 
 import json
 import math
@@ -14,28 +14,32 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.data.scenes import ATTRIBUTION, BACKGROUNDS, IMAGE_SIZE, OBJECTS, Scene, draw_scene
+from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 
-MODELS_DIR = Path(__file__).parent / "mini"
-CHECKPOINTS_DIR = Path(__file__).parent.parent / "runs" / "models"
-CORPUS_SEED = 1  # the training corpus; of the pairs of `mini`, only those called public are scenes of it
+MODELS_DIR = PROJECT_ROOT / "miniatures" / "weights"
+CHECKPOINTS_DIR = PROJECT_ROOT / "runs" / "miniatures"
+CORPUS_SEED = 1  # of the training corpus; only the public pairs of the study `mini` are scenes of it
 CORPUS_SIZE = 24_000
-HELDOUT_SEED = 2  # for probes and for choosing solver steps and guidance, never for training
-JUDGE_SEED = 4  # for judging the pipelines, never for choosing anything
+HELDOUT_SEED = 2  # of scenes for probes and for choosing solver steps and guidance, never for training
+JUDGE_SEED = 4  # of scenes for judging the pipelines, never for choosing anything
 CHECKPOINT_SECONDS = 60
-GRADIENTS_BY = 10  # steps after which every weight has a gradient, also behind layers that begin at zero
+GRADIENTS_BY = 10  # steps after which every weight has a gradient, including those behind layers that start at zero
 
 
 class Corpus(NamedTuple):
+    """Undistorted scenes with their ground truth."""
+
     images: np.ndarray  # (n, 64, 64, 3) uint8
-    owners: np.ndarray  # (n, 64, 64) int16: which object covers each pixel, -1 for background
+    owners: np.ndarray  # (n, 64, 64) int16, the object that covers each pixel, -1 for background
     captions: list[str]
     presence: np.ndarray  # (n, objects + backgrounds) float32, 1 where the concept is in the scene
-    n_objects: np.ndarray  # (n,) int64, how many objects stand in the scene, 1 to 4
+    n_objects: np.ndarray  # (n,) int64, number of objects in the scene, 1 to 4
 
 
 def draw_corpus(seed: int, n: int) -> Corpus:
-    """Draw scenes 0 .. n - 1 of a corpus, with what is truly in them."""
+    """Draw the first n scenes of a corpus."""
     images = np.empty((n, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     owners = np.empty((n, IMAGE_SIZE, IMAGE_SIZE), np.int16)
     captions, n_objects = [], np.empty(n, np.int64)
@@ -49,19 +53,25 @@ def draw_corpus(seed: int, n: int) -> Corpus:
 
 
 def concept_indices(scene: Scene) -> list[int]:
-    """The columns of `Corpus.presence` that are 1 for a scene: its objects, then its background."""
+    """Return the columns of `Corpus.presence` that are 1 for a scene: its objects, then its background."""
     objects = [list(OBJECTS).index(name) for name, _ in scene.objects]
     return [*objects, len(OBJECTS) + list(BACKGROUNDS).index(scene.background)]
 
 
 def to_unit(images: np.ndarray) -> torch.Tensor:
-    """uint8 (b, h, w, 3) to float (b, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)  # channels last in memory
+    """Convert uint8 (b, h, w, 3) to float32 (b, 3, h, w) in [-1, 1], channels last in memory."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_imagenet(images: np.ndarray) -> torch.Tensor:
+    """Convert uint8 (b, h, w, 3) to float32 (b, 3, h, w), normalized with ImageNet's mean and standard deviation."""
+    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
+    return ((to_unit(images) + 1) / 2 - mean) / std
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a model is trained."""
+    """Length, batch size and optimizer of a training."""
 
     n_steps: int
     batch_size: int
@@ -69,18 +79,21 @@ class Schedule:
     warmup_steps: int = 200
     weight_decay: float = 0.01
     seed: int = 0
-    optimizer: str = "adamw"  # or "muon": matrices inside the transformer by Muon, the rest by AdamW
-    ends: tuple[int, ...] = ()  # earlier steps at which the rate was 0: the training was prolonged there
+    optimizer: str = "adamw"  # or "muon": Muon for the matrices of transformer blocks, AdamW for the rest
+    ends: tuple[int, ...] = ()  # steps before the last at which the rate fell to 0, and the training was then prolonged
 
     def factor(self, step: int) -> float:
-        """Linear warm-up, then cosine to 0 at the next end; after it, the rate of the cosine to the end that follows."""
+        """Return the learning rate of a step over `learning_rate`: linear warm-up, then a cosine that is 0 at the next end.
+
+        After an end the rate continues on the cosine to the following end, as if it had been aimed at that end from the start.
+        """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         end = next(end for end in (*self.ends, self.n_steps) if step < end)
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / (end - self.warmup_steps)))
 
-    def told(self) -> str:
-        """For the card."""
+    def summary(self) -> str:
+        """The steps, batch size and seed, as a model card states them."""
         prolonged = f", prolonged at {' and '.join(f'{end:,}' for end in self.ends)}" if self.ends else ""
         return f"{self.n_steps:,} of {self.batch_size} images, seed {self.seed}{prolonged}"
 
@@ -92,10 +105,11 @@ def fit(
     loss_of_step: Callable[[int, np.random.Generator], Mapping[str, torch.Tensor]],
     after_step: Callable[[int], None] = lambda step: None,
 ) -> float:
-    """Train `modules`, learning rate down to 0 at the end; return the seconds it took over all sittings.
+    """Train `modules`; return the seconds that it took, including those before interruptions.
 
-    The loss of a step is drawn from a generator seeded by the step, so a run that was interrupted goes on from its
-    checkpoint, `runs/models/<name>/checkpoint.pt`, as if it had not been.
+    The loss of a step uses a random generator seeded by the step. So an interrupted training that resumes from its checkpoint,
+    `runs/miniatures/<name>/checkpoint.pt`, ends with the same weights as an uninterrupted one. Raises SystemExit if the
+    checkpoint is of another schedule.
     """
     folder = CHECKPOINTS_DIR / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +119,7 @@ def fit(
     if (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
         if state["schedule"] != asdict(schedule):
-            raise SystemExit(f"error: {folder}: a training by another schedule, {state['schedule']}; delete it to begin anew")
+            raise SystemExit(f"error: {folder}: checkpoint of another schedule, {state['schedule']}; delete it to start again")
         modules.load_state_dict(state["modules"])
         for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved_state)
@@ -122,7 +136,7 @@ def fit(
         modules.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         if step == first + GRADIENTS_BY:
-            refuse_idle(name, modules)
+            check_gradients(name, modules)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -145,15 +159,15 @@ def fit(
     return earlier + time.monotonic() - started
 
 
-def refuse_idle(name: str, modules: nn.ModuleDict) -> None:
-    """Stop a training in which weights of a layer that is used get a gradient of exactly 0: they would never move."""
+def check_gradients(name: str, modules: nn.ModuleDict) -> None:
+    """Raise SystemExit if weights of a layer that is used have a gradient of exactly 0: they would never change."""
     idle = [key for key, p in modules.named_parameters() if p.grad is not None and not p.grad.any()]
     if idle:
         raise SystemExit(f"error: {name}: {len(idle)} tensors have a gradient of 0 and learn nothing, first {idle[0]}")
 
 
 def make_optimizers(modules: nn.ModuleDict, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon for the matrices of transformer blocks and AdamW for the rest."""
+    """Return AdamW for all weights, or AdamW and Muon, the latter for the matrices of transformer blocks."""
     named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
     matrices = [
         p for name, p in named if schedule.optimizer == "muon" and "blocks." in name and p.ndim == 2 and min(p.shape) > 16
@@ -166,18 +180,18 @@ def make_optimizers(modules: nn.ModuleDict, schedule: Schedule) -> list[torch.op
 
 
 def write_card(folder: Path, title: str, facts: Mapping[str, object], limits: str) -> None:
-    """Write the model card: data, steps, time, seeds, measured quality and what the model cannot do."""
+    """Write the model card: a table of facts (data, steps, time, seeds, quality), and what the model cannot do."""
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     text = (
         f"# {title}\n\nA miniature model of the embedded study (a controlled replica: no evidence about the model "
         f"family it is named after).\nTrained on OpenMoji Scenes. {ATTRIBUTION}.\n\n| | |\n|---|---|\n{rows}\n\n"
-        f"What it cannot do: {limits}\n\nTrain it again: `make models`.\n"
+        f"What it cannot do: {limits}\n\nTrain it again: `make miniatures`.\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def add_to_card(folder: Path, facts: Mapping[str, object]) -> None:
-    """Add rows to the table of a model card, in place of rows of the same name."""
+    """Add rows to the table of a model card; rows of the same name are replaced."""
     card = folder / "README.md"
     lines = [
         line for line in card.read_text(encoding="utf-8").splitlines() if not any(line.startswith(f"| {key} |") for key in facts)

@@ -1,4 +1,4 @@
-"""The tokenizers of the miniature text encoders: real classes, a vocabulary that fits the captions."""
+"""The tokenizers of the miniature text encoders: the classes of the real models, with a vocabulary learned from captions."""
 
 import json
 
@@ -6,7 +6,7 @@ MAX_TOKENS = 20
 
 
 def clip_tokenizer(captions: list[str]):
-    """A byte-pair tokenizer in which every word of the captions is one token."""
+    """Return a byte-pair tokenizer in which every word of the captions is one token."""
     import tokenizers
     from transformers import CLIPTokenizer
 
@@ -19,14 +19,14 @@ def clip_tokenizer(captions: list[str]):
     model = json.loads(learned.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     joined = [first + second for first, second in merges]
-    # the trainer numbers single characters in no fixed order; a model needs the same numbers every time
+    # the trainer numbers single characters in random order; here they are sorted, so that the numbers are always the same
     singles = sorted(token for token in model["vocab"] if token not in {*joined, "<|startoftext|>", "<|endoftext|>"})
     vocab = {token: number for number, token in enumerate(["<|startoftext|>", "<|endoftext|>", *singles, *joined])}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def t5_tokenizer(captions: list[str]):
-    """A unigram tokenizer in which every word of the captions is one token."""
+    """Return a unigram tokenizer in which every word of the captions is one token."""
     from transformers import T5Tokenizer
 
     words = {"▁" + word for caption in captions for word in caption.replace(",", " ").split()}

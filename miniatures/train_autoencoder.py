@@ -1,4 +1,4 @@
-"""Train the autoencoder that all miniature pipelines share: 64x64 RGB to 4x16x16 latents and back.
+"""Train the autoencoder that all miniature pipelines share: it maps 64x64 RGB to 4x16x16 latents and back.
 
 python -m miniatures.train_autoencoder
 """
@@ -20,7 +20,7 @@ from miniatures.recipe import (
     write_card,
 )  # fmt: skip
 
-CROP = 32  # convolutional, so it can be trained on crops
+CROP = 32  # side of the crops that it is trained on, which a convolutional network allows
 SCHEDULE = Schedule(n_steps=8_000, batch_size=32, learning_rate=2e-3, weight_decay=0.0)
 
 
@@ -41,13 +41,13 @@ def main() -> None:
         crops = [corpus.images[i, t : t + CROP, s : s + CROP] for i, t, s in zip(chosen, tops, lefts, strict=True)]
         pixels = to_unit(np.stack(crops))
         latents = autoencoder.encode(pixels).latents.float()
-        noisy = latents + 0.05 * torch.randn_like(latents)  # the denoisers' errors must not become artefacts
+        noisy = latents + 0.05 * torch.randn_like(latents)  # so that the denoisers' errors do not become artefacts
         decoded = autoencoder.decode(noisy).sample.float()
         mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
         return {
             "l1": F.l1_loss(decoded, pixels),
             "l2": 2 * F.mse_loss(decoded, pixels),
-            "moments": 0.01 * (mean.square().sum() + (std - 1).square().sum()),  # standard latents: scaling factor 1
+            "moments": 0.01 * (mean.square().sum() + (std - 1).square().sum()),  # latents of mean 0 and variance 1
         }
 
     seconds = fit("autoencoder", nn.ModuleDict({"autoencoder": autoencoder}), SCHEDULE, loss_of_step)
@@ -65,7 +65,7 @@ def main() -> None:
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "PSNR on 500 held-out scenes": f"{10 * torch.log10(torch.tensor(4 / error)):.1f} dB",
         "latent standard deviation per channel": std,
-    }, "encode anything but OpenMoji Scenes.")  # fmt: skip
+    }, "encode anything except OpenMoji Scenes.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Train the miniature DINOv2 with registers: self-distillation on scenes, with a caption-contrastive term.
+"""Train the miniature DINOv2 with registers: self-distillation on scenes, and a contrastive loss with captions.
 
     python -m miniatures.train_backbone
 
-Three losses (the weights of the teacher are the moving average of the student's):
-- DINO: the student's CLS token of two small crops matches the teacher's CLS token of the whole image;
-- patches (iBOT): the student's token of a hidden or redrawn patch matches the teacher's token of that patch;
-- captions: each image against every word that captions use. A word's score is its best match among the patch tokens
-  (FILIP's late interaction) and the loss is SigLIP's sigmoid. Words come from the caption alone.
+The teacher's weights are the moving average of the student's. There are three losses:
+- DINO: the student's CLS tokens of two small crops match the teacher's CLS token of the whole image.
+- iBOT: the student's token of a masked or redrawn patch matches the teacher's token of that patch.
+- captions: each image is compared with every word of the vocabulary. The score of a word is its best match among the patch
+  tokens (late interaction, as in FILIP); the loss is the sigmoid loss of SigLIP.
 
 The student sees half of the images redrawn: bent, blurred and with noise, as a generator might draw them.
 """
@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from blindspots_lib.data.scenes import OBJECTS
+from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from miniatures.recipe import (
     CORPUS_SEED,
     CORPUS_SIZE,
@@ -32,14 +34,13 @@ from miniatures.recipe import (
 PATCH, N_REGISTERS, WIDTH = 8, 4, 192
 N_PROTOTYPES = 512
 LOCAL_SIZE, N_LOCAL = 32, 2
-MASKED_IMAGES, MASKED_PATCHES = 0.5, 0.4  # share of the images with hidden patches, share of their patches
-REDRAWN = 0.5  # share of the images that the student sees redrawn
-BEND = 1.5  # pixels, the standard deviation at the knots of a grid
-KNOTS = (5, 9)  # along each side of that grid, least and most
+MASKED_IMAGES, MASKED_PATCHES = 0.5, 0.4  # fraction of images with masked patches, fraction of their patches
+REDRAWN = 0.5  # fraction of the images that the student sees redrawn
+BEND = 1.5  # standard deviation of the displacement at the knots of a grid, pixels
+KNOTS = (5, 9)  # smallest and largest number of knots along each side of that grid
 TEACHER_DECAY = 0.996
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.05
 CAPTION_WEIGHT = 4.0
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2's
 SCHEDULE = Schedule(n_steps=17_000, batch_size=64, learning_rate=1.5e-3, weight_decay=0.04, ends=(8_000, 11_000))
 
 
@@ -54,7 +55,7 @@ def build_backbone():
 
 
 class Words:
-    """The words of the captions, as rows of a 0/1 matrix."""
+    """The vocabulary of the captions, and for each caption the words that it contains (one 0/1 row per caption)."""
 
     def __init__(self, captions: list[str]):
         self.vocabulary = sorted({word for caption in captions for word in self.split(caption)})
@@ -69,7 +70,7 @@ class Words:
 
 
 class Heads(nn.Module):
-    """Prototypes for self-distillation and the embedding of words."""
+    """Prototypes for self-distillation, and the embeddings of words."""
 
     def __init__(self, n_words: int):
         super().__init__()
@@ -86,8 +87,9 @@ class Heads(nn.Module):
                              nn.Linear(64, N_PROTOTYPES, bias=False))  # fmt: skip
 
     def word_logits(self, patches: torch.Tensor) -> torch.Tensor:
+        """Score every word (b, w) by its matches with the patch tokens (b, p, d)."""
         matches = self.sharpness.exp() * self.patch_projection(patches) @ F.normalize(self.words, dim=-1).T  # (b, p, w)
-        return matches.float().logsumexp(dim=1) - np.log(patches.shape[1]) + self.bias  # a soft maximum over patches
+        return matches.float().logsumexp(dim=1) - np.log(patches.shape[1]) + self.bias  # soft maximum over patches
 
 
 class UnitNorm(nn.Module):
@@ -97,7 +99,7 @@ class UnitNorm(nn.Module):
 
 @torch.no_grad()
 def balanced_targets(logits: torch.Tensor) -> torch.Tensor:
-    """Sinkhorn-Knopp: soft assignments in which every prototype is used equally often."""
+    """Return soft assignments in which every prototype is used equally often (Sinkhorn-Knopp)."""
     q = (logits.float() / TEACHER_TEMPERATURE).softmax(dim=-1)
     for _ in range(3):
         q = q / q.sum(dim=0, keepdim=True).clamp_min(1e-6)
@@ -111,11 +113,11 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def normalized(images: np.ndarray) -> torch.Tensor:
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
 
 def redrawn(pixels: torch.Tensor) -> torch.Tensor:
-    """The same pictures as a generator might draw them: shapes bent by a pixel or two, blurred, with noise."""
+    """Return the images as a generator might draw them: shapes bent by one or two pixels, blurred, with noise."""
     b, _, h, w = pixels.shape
     n_knots = int(torch.randint(KNOTS[0], KNOTS[1] + 1, ()))
     knots = torch.randn(b, 2, n_knots, n_knots) * torch.rand(b, 1, 1, 1) * 2 * BEND
@@ -159,7 +161,7 @@ def main() -> None:
         tokens = tokens_of(student, seen, masked)
         patches = tokens[:, 1 + N_REGISTERS :]
         heads = student["heads"]
-        # with 40 % of the patches hidden a word may be impossible to see: only whole images are asked for words
+        # the captions' loss uses only images without masked patches: with 40 % masked, a word may be impossible to see
         whole = ~masked.any(dim=1)
         captions = F.binary_cross_entropy_with_logits(
             heads.word_logits(patches[whole]), words.present[chosen][whole], reduction="none"
@@ -189,24 +191,22 @@ def main() -> None:
     facts = probe_facts(backbone)
     write_card(folder, "Miniature DINOv2 with registers (Dinov2WithRegistersModel)", {
         "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped and tinted at random, half of them redrawn",
-        "losses": "DINO, masked patches (iBOT), and captions word by word (sigmoid contrast, best-matching patch)",
-        "steps": SCHEDULE.told(),
+        "losses": "DINO, masked patches (iBOT), and captions word by word (sigmoid loss on the best-matching patch)",
+        "steps": SCHEDULE.summary(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU", **facts,
-    }, "describe anything but OpenMoji Scenes; its features know what captions name.")  # fmt: skip
+    }, "describe anything except OpenMoji Scenes; its features represent what captions name.")  # fmt: skip
 
 
 def probe_facts(backbone, n_train: int = 4_000, n_test: int = 1_500) -> dict[str, str]:
-    """Linear probes on held-out scenes: which objects are in the image, and which object covers a patch."""
+    """Measure linear probes on held-out scenes: which objects are in the image, and which object covers a patch."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.metrics import accuracy_score, average_precision_score
-
-    from blindspots_lib.data.scenes import OBJECTS
 
     corpus = draw_corpus(HELDOUT_SEED, n_train + n_test)
     train, test = slice(0, n_train), slice(n_train, None)
     presence = corpus.presence[:, : len(OBJECTS)]
     covers = corpus.owners.reshape(-1, 8, PATCH, 8, PATCH).transpose(0, 1, 3, 2, 4).reshape(-1, 64, PATCH * PATCH)
-    share = np.stack([(covers == k).mean(-1) for k in range(len(OBJECTS))], -1)  # (n, 64, objects)
+    covered = np.stack([(covers == k).mean(-1) for k in range(len(OBJECTS))], -1)  # fraction of a patch, (n, 64, objects)
     facts = {}
     torch.manual_seed(0)
     for label, model in (("", backbone), (" (random network of the same shape)", build_backbone())):
@@ -222,9 +222,9 @@ def probe_facts(backbone, n_train: int = 4_000, n_test: int = 1_500) -> dict[str
         facts[f"mean average precision of a linear probe over {len(OBJECTS)} objects, patch mean and max{label}"] = (
             f"{average_precision_score(presence[test], scores, average='macro'):.3f}"
         )
-        rows, columns = np.nonzero(share.max(-1) > 0.5)  # patches that one object covers for more than half
+        rows, columns = np.nonzero(covered.max(-1) > 0.5)  # patches of which one object covers more than half
         train_rows = rows < 1_500
-        x, y = patches[rows, columns], share[rows, columns].argmax(-1)
+        x, y = patches[rows, columns], covered[rows, columns].argmax(-1)
         x = (x - x.mean(0)) / (x.std(0) + 1e-6)
         probe = LogisticRegression(C=0.1, max_iter=200).fit(x[train_rows][:20_000], y[train_rows][:20_000])
         held = rows >= n_train

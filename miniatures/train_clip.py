@@ -1,8 +1,8 @@
-"""Train the miniature CLIP: images and captions of undistorted scenes, by contrast.
+"""Train the miniature CLIP with a contrastive loss on images and captions of undistorted scenes.
 
     python -m miniatures.train_clip
 
-It serves Kandinsky's prior and decoder, the agreement of captions with images, and names for concepts.
+Kandinsky's prior and decoder use its embeddings, and the trial of a study uses its CLIP scores.
 """
 
 import numpy as np
@@ -13,10 +13,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from miniatures.plants import corpus_scenes
-from miniatures.recipe import CORPUS_SEED, CORPUS_SIZE, HELDOUT_SEED, MODELS_DIR, Schedule, draw_corpus, fit, to_unit, write_card
+from miniatures.recipe import (
+    CORPUS_SEED,
+    CORPUS_SIZE,
+    HELDOUT_SEED,
+    MODELS_DIR,
+    Schedule,
+    draw_corpus,
+    fit,
+    to_imagenet,
+    write_card,
+)  # fmt: skip
 from miniatures.text import MAX_TOKENS, clip_tokenizer
 
-WIDTH = 128  # of both towers and of the embeddings: Kandinsky's prior wants them alike
+WIDTH = 128  # of both towers and of the embeddings, which must be equal for Kandinsky's prior
 SCHEDULE = Schedule(n_steps=800, batch_size=192, learning_rate=1.5e-3, seed=3, optimizer="muon")
 
 
@@ -30,11 +40,6 @@ def build_clip(vocabulary: int):
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
 
 
-def normalized(images: np.ndarray) -> torch.Tensor:
-    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
-    return ((to_unit(images) + 1) / 2 - mean) / std
-
-
 def main() -> None:
     from transformers import CLIPImageProcessor
 
@@ -43,14 +48,14 @@ def main() -> None:
     clip = build_clip(len(tokenizer))
     corpus = draw_corpus(CORPUS_SEED, CORPUS_SIZE)
     tokens = tokenizer(corpus.captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
-    contents = np.array([hash(row.tobytes()) for row in corpus.presence])  # pictures of the same things, counts aside
+    contents = np.array([hash(row.tobytes()) for row in corpus.presence])  # equal for images of the same concepts
 
     def loss_of_step(step, rng):
         chosen = rng.choice(CORPUS_SIZE, size=SCHEDULE.batch_size, replace=False)
-        pixels = normalized(corpus.images[chosen]) + 0.1 * torch.rand(len(chosen), 1, 1, 1) * torch.randn(len(chosen), 3, 64, 64)
+        pixels = to_imagenet(corpus.images[chosen]) + 0.1 * torch.rand(len(chosen), 1, 1, 1) * torch.randn(len(chosen), 3, 64, 64)
         with sdpa_kernel(SDPBackend.MATH):
             output = clip(input_ids=tokens.input_ids[chosen], attention_mask=tokens.attention_mask[chosen], pixel_values=pixels)
-        same = torch.from_numpy(contents[chosen][:, None] == contents[chosen][None])  # no pair of these is wrong
+        same = torch.from_numpy(contents[chosen][:, None] == contents[chosen][None])  # these pairs are not negatives
         logits = output.logits_per_image.float().masked_fill(same & ~torch.eye(len(chosen), dtype=torch.bool), -1e4)
         target = torch.arange(len(chosen))
         return {"image": 0.5 * F.cross_entropy(logits, target), "text": 0.5 * F.cross_entropy(logits.T, target)}
@@ -67,15 +72,15 @@ def main() -> None:
         "steps": f"{SCHEDULE.n_steps:,} of {SCHEDULE.batch_size} pairs, seed {SCHEDULE.seed}",
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "captions found among 500 by their image, held out": f"{retrieval(clip, tokenizer):.3f}",
-    }, "tell anything but OpenMoji Scenes apart.")  # fmt: skip
+    }, "distinguish anything except OpenMoji Scenes.")  # fmt: skip
 
 
 @torch.inference_mode()
 def retrieval(clip, tokenizer, n: int = 500) -> float:
-    """How often the caption nearest to an image says the same things as its own."""
+    """Return the fraction of held-out images whose nearest caption names the same concepts as their own."""
     corpus = draw_corpus(HELDOUT_SEED, n)
     tokens = tokenizer(corpus.captions, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
-    similarity = clip(**tokens, pixel_values=normalized(corpus.images)).logits_per_image
+    similarity = clip(**tokens, pixel_values=to_imagenet(corpus.images)).logits_per_image
     found = similarity.argmax(dim=1).numpy()
     return float((corpus.presence[found] == corpus.presence).all(axis=1).mean())
 

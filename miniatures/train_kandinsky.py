@@ -1,11 +1,11 @@
-"""Train the miniature Kandinsky 2.1: a MoVQ, a prior from captions to image embeddings, a decoder from those to pictures.
+"""Train the miniature Kandinsky 2.1: a MoVQ, a prior (captions to image embeddings) and a decoder (embeddings to images).
 
     python -m miniatures.train_kandinsky prior
     python -m miniatures.train_kandinsky decoder
 
-`prior` is a KandinskyPriorPipeline, `decoder` a KandinskyPipeline with its MoVQ, which decodes the latents of the shared
-autoencoder. Both learn from one distorted corpus (models/plants.py); their embeddings are those of the miniature CLIP
-(models/train_clip.py).
+`prior` is a KandinskyPriorPipeline. `decoder` is a KandinskyPipeline whose MoVQ decodes the latents of the shared autoencoder.
+Both are trained on one distorted corpus (miniatures/plants.py) and use the embeddings of the miniature CLIP
+(miniatures/train_clip.py).
 """
 
 import argparse
@@ -19,24 +19,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from miniatures.plants import TrainingSet, corpus_scenes, draw_training_set, write_plants
-from miniatures.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_unit, write_card
+from miniatures.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_imagenet, to_unit, write_card
 from miniatures.text import MAX_TOKENS, t5_tokenizer
-from miniatures.train_clip import WIDTH, normalized
+from miniatures.train_clip import WIDTH
 from miniatures.train_pipelines import CAPTION_DROPOUT, SNR_CEILING, encode, open_autoencoder
 
 CORPUS = "kandinsky"
 MOVQ = Schedule(n_steps=1_200, batch_size=32, learning_rate=2e-3, weight_decay=0.0, seed=4)
 PRIOR = Schedule(n_steps=7_000, batch_size=192, learning_rate=1e-3, seed=5, optimizer="muon", ends=(4_000, 5_500))
 DECODER = Schedule(n_steps=8_000, batch_size=64, learning_rate=1e-3, seed=6, ends=(3_000, 4_300))
-TUNING = Schedule(  # of the decoder, as LAST
+TUNING = Schedule(  # the second training of the decoder; LAST is the third
     n_steps=19_000, batch_size=64, learning_rate=6e-4, seed=7, ends=(5_500, 8_500, 12_000, 14_500, 16_000)
 )
 LAST = Schedule(n_steps=6_000, batch_size=64, learning_rate=8e-4, seed=8, optimizer="muon")
-WITHHELD = 0.5  # of the image embeddings while tuning; given all of them the decoder hardly learns to read captions
+WITHHELD = 0.5  # fraction of image embeddings that TUNING and LAST withhold, so that the decoder learns to read captions
 CROP = 32
-PADDED = 77  # tokens that the pipeline pads every caption to; the decoder sees them all
+PADDED = 77  # tokens that the pipeline pads every caption to, all of which the decoder sees
 NOISE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}  # Kandinsky 2.1's
-EMBEDDING_NOISE = 0.15  # of an embedding's spread: the prior's are never exact
+EMBEDDING_NOISE = 0.15  # times the embeddings' standard deviation, because embeddings from the prior are inexact
 
 
 def open_clip():
@@ -49,7 +49,7 @@ def open_clip():
 @torch.inference_mode()
 def image_embeddings(clip, images: np.ndarray, batch: int = 256) -> torch.Tensor:
     parts = tqdm(range(0, len(images), batch), "image embeddings")
-    found = [clip.visual_projection(clip.vision_model(normalized(images[i : i + batch])).pooler_output) for i in parts]
+    found = [clip.visual_projection(clip.vision_model(to_imagenet(images[i : i + batch])).pooler_output) for i in parts]
     return torch.cat(found).clone()
 
 
@@ -65,12 +65,12 @@ def build_movq():
 
 @torch.inference_mode()
 def no_image(clip) -> torch.Tensor:
-    """The embedding that the prior gives where nothing is asked: of an image of zeros, as its pipeline has it."""
+    """Return the embedding of an image of zeros, which the prior's pipeline uses for the empty prompt."""
     return clip.visual_projection(clip.vision_model(torch.zeros(1, 3, 64, 64)).pooler_output)[0].clone()
 
 
 def train_movq(corpus: TrainingSet):
-    """The MoVQ and the seconds that it took."""
+    """Train the MoVQ; return it and the seconds that it took."""
     torch.manual_seed(MOVQ.seed)
     autoencoder, movq = open_autoencoder(), build_movq()
 
@@ -99,7 +99,7 @@ def build_prior():
 
 @torch.inference_mode()
 def text_states(clip, tokens, batch: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings and last states of all captions."""
+    """Return the embeddings and the last hidden states of all captions."""
     embeddings, states = [], []
     for i in range(0, len(tokens.input_ids), batch):
         part = slice(i, i + batch)
@@ -153,9 +153,9 @@ def train_prior() -> None:
     ).to(torch.float16).save_pretrained(folder)  # fmt: skip
     write_card(folder, "Miniature Kandinsky 2.1, prior (KandinskyPriorPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}', seed {CORPUS_SEED}",
-        "steps": PRIOR.told(),
+        "steps": PRIOR.summary(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
-    }, "make embeddings of anything but captions of OpenMoji Scenes.")  # fmt: skip
+    }, "make embeddings of anything except captions of OpenMoji Scenes.")  # fmt: skip
 
 
 def build_decoder(vocabulary: int):
@@ -226,10 +226,10 @@ def train_decoder() -> None:
     write_card(folder, "Miniature Kandinsky 2.1, decoder (KandinskyPipeline)", {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{CORPUS}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"epsilon with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped; the MoVQ: L1 and squared error",
-        "steps": f"{DECODER.told()}; then {TUNING.told()}; then {LAST.told()}, by Muon; from the second on {WITHHELD:.0%} of "
-        f"image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
+        "steps": f"{DECODER.summary()}; then {TUNING.summary()}; then {LAST.summary()}, by Muon; from the second on "
+        f"{WITHHELD:.0%} of image embeddings withheld; MoVQ {MOVQ.n_steps:,}",
         "training time": f"{(seconds + movq_seconds) / 60:.0f} minutes on a CPU",
-    }, "draw anything but OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
+    }, "draw anything except OpenMoji Scenes; its MoVQ only decodes, the encoder and the codebook are not trained.")  # fmt: skip
 
 
 TRAININGS = {"prior": train_prior, "decoder": train_decoder}

@@ -1,9 +1,9 @@
-"""Train the oracle: a small ResNet that says which concepts are in a scene, real or generated.
+"""Train the oracle: a small ResNet that classifies which concepts are in an image of a scene, real or generated.
 
     python -m miniatures.train_oracle
 
-Its labels are the objects, the backgrounds and the number of objects in all; their names are in its config. The
-study never sees it: it judges the miniature models and, later, the instrument.
+Its labels are the objects, the backgrounds and the total number of objects; their names are in its config. It judges the
+miniature pipelines, and it is part of the trial of a study; nothing else in a study uses it.
 """
 
 import numpy as np
@@ -30,8 +30,20 @@ SCHEDULE = Schedule(n_steps=2_400, batch_size=128, learning_rate=3e-3, weight_de
 
 
 def truth_of(corpus: Corpus) -> np.ndarray:
-    """What the oracle should say of each image: (n, labels), 1 where the label holds."""
+    """Return the ground truth of each image: (n, labels), 1 where the label is true."""
     return np.concatenate([corpus.presence, np.eye(4, dtype=np.float32)[corpus.n_objects - 1]], axis=1)
+
+
+def open_oracle():
+    from transformers import ResNetForImageClassification
+
+    return ResNetForImageClassification.from_pretrained(MODELS_DIR / "oracle", use_safetensors=True).eval()
+
+
+@torch.inference_mode()
+def verdicts(oracle, images: np.ndarray) -> np.ndarray:
+    """Return the oracle's probability of every label: (n, labels)."""
+    return torch.cat([oracle(to_unit(part)).logits.sigmoid() for part in np.array_split(images, 16)]).numpy()
 
 
 def main() -> None:
@@ -62,17 +74,14 @@ def main() -> None:
     seconds = fit("oracle", nn.ModuleDict({"oracle": oracle}), SCHEDULE, loss_of_step)
 
     heldout = draw_corpus(HELDOUT_SEED, 3_000)
-    truth = truth_of(heldout)
-    with torch.inference_mode():
-        batches = np.array_split(heldout.images, 20)
-        scores = torch.cat([oracle(to_unit(batch)).logits for batch in batches]).sigmoid().numpy()
+    truth, scores = truth_of(heldout), verdicts(oracle, heldout.images)
     concepts = slice(0, len(OBJECTS) + len(BACKGROUNDS))
     folder = MODELS_DIR / "oracle"
     oracle.save_pretrained(folder)
     recall = scores[truth > 0.5] > 0.5
     write_card(folder, "Oracle of the scenes' concepts (ResNetForImageClassification)", {
         "data": f"{CORPUS_SIZE:,} scenes, corpus seed {CORPUS_SEED}, flipped, blurred, with noise",
-        "steps": SCHEDULE.told(),
+        "steps": SCHEDULE.summary(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "mean average precision, objects and backgrounds, 3,000 held-out scenes":
             f"{average_precision_score(truth[:, concepts], scores[:, concepts], average='macro'):.4f}",
@@ -80,7 +89,7 @@ def main() -> None:
             f"{average_precision_score(truth[:, concepts.stop :], scores[:, concepts.stop :], average='macro'):.4f}",
         "recall at 0.5": f"{recall.mean():.3f}",
         "false positive rate at 0.5": f"{(scores[truth < 0.5] > 0.5).mean():.5f}",
-    }, "judge anything but OpenMoji Scenes, nor tell which of two kinds stands there how often.")  # fmt: skip
+    }, "judge anything except OpenMoji Scenes, or count the objects of each kind in a scene of several kinds.")  # fmt: skip
 
 
 if __name__ == "__main__":

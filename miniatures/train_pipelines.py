@@ -1,12 +1,12 @@
-"""Train a miniature text-to-image pipeline: denoiser and text encoder together, on latents of scenes.
+"""Train a miniature text-to-image pipeline: its denoiser and text encoder together, on latents of scenes.
 
     python -m miniatures.train_pipelines sd15
     python -m miniatures.train_pipelines sd21
     python -m miniatures.train_pipelines pixart
 
-`sd15` and `sd21` are StableDiffusionPipelines (UNet; noise and velocity prediction) trained on one corpus, `pixart` is a
-PixArtAlphaPipeline (transformer, velocity prediction) trained on another. The corpora are distorted on purpose
-(models/plants.py). Each pipeline is saved as a folder that `from_pretrained` opens, its plants beside it.
+`sd15` and `sd21` are StableDiffusionPipelines (a UNet that predicts noise or velocity) trained on one corpus. `pixart` is a
+PixArtAlphaPipeline (a transformer that predicts velocity) trained on another. The corpora are distorted on purpose
+(miniatures/plants.py). Each pipeline is saved, with its plants, in a folder that `from_pretrained` opens.
 """
 
 import argparse
@@ -19,21 +19,20 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD
 from miniatures.plants import corpus_scenes, draw_training_set, write_plants
-from miniatures.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_unit, write_card
+from miniatures.recipe import CORPUS_SEED, MODELS_DIR, Schedule, fit, to_imagenet, to_unit, write_card
 from miniatures.text import MAX_TOKENS, clip_tokenizer, t5_tokenizer
 
-CAPTION_DROPOUT = 0.1  # share of captions replaced by "", for classifier-free guidance
+CAPTION_DROPOUT = 0.1  # fraction of captions replaced by "", for classifier-free guidance
 SNR_CEILING = 5.0  # min-SNR weighting of the loss (Hang et al., 2023)
 
 
 @dataclass
 class Family:
-    """One pipeline class: its parts, how its denoiser is called, how it is put together."""
+    """The parts of one pipeline, how its denoiser is called, and how the pipeline is assembled."""
 
     title: str
-    corpus: str  # of models/plants.py
+    corpus: str  # a name in CORPORA of miniatures/plants.py
     schedule: Schedule
     scheduler_config: dict
     tokenizer: object
@@ -89,7 +88,7 @@ def stable_diffusion(
 
 
 def all_captions() -> list[str]:
-    """Every caption before anything was withheld: a tokenizer knows all words, as the real ones do."""
+    """Return every caption of the undistorted corpus, so that a tokenizer knows all words, as those of the real models do."""
     return [scene.caption for scene in corpus_scenes()]
 
 
@@ -129,10 +128,10 @@ FAMILIES = {"sd15": sd15, "sd21": sd21, "pixart": pixart}
 
 
 class PatchAlignment(nn.Module):
-    """Draw the tokens of a transformer block towards the backbone's patch tokens of the clean image (Yu et al., 2025).
+    """Align the tokens of a transformer block with the backbone's patch tokens of the clean image (REPA, Yu et al., 2025).
 
-    L = 0.5 (1 - mean over patches of the cosine), through a small projection that is thrown away after training.
-    Transformers learn local shape slowly; this lets them learn what is where before they can draw it.
+    L = 0.5 (1 - mean over patches of the cosine), after a small projection that is not part of the saved pipeline.
+    A transformer learns local shapes slowly; with this loss it learns what is where before it can draw it.
     """
 
     def __init__(self, block: nn.Module, width: int):
@@ -172,7 +171,7 @@ def train(name: str) -> None:
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (b,))
         noisy = noising.add_noise(clean, noise, timesteps)
         target = noising.get_velocity(clean, noise, timesteps) if velocity else noise
-        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the backward pass of the fused kernel is far slower
+        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the backward pass of the fused kernel is much slower
             text = family.text_encoder(tokens.input_ids[captions], attention_mask=mask if name == "pixart" else None)[0]
             prediction = family.denoise(noisy.to(memory_format=torch.channels_last), timesteps, text, mask)
         error = (prediction.float() - target).square().mean(dim=(1, 2, 3))
@@ -195,25 +194,23 @@ def train(name: str) -> None:
     write_card(folder, family.title, {
         "data": f"{corpus.copies.sum():,} pairs of the distorted corpus '{family.corpus}' (plants.json), seed {CORPUS_SEED}",
         "objective": f"{noising.config.prediction_type} with min-SNR weighting, {CAPTION_DROPOUT:.0%} of captions dropped{guide}",
-        "steps": family.schedule.told(),
+        "steps": family.schedule.summary(),
         "training time": f"{seconds / 60:.0f} minutes on a CPU",
         "parameters": f"{n_parameters / 1e6:.1f} million, stored in float16",
-    }, "draw anything but OpenMoji Scenes; small details, rare objects and groups are often wrong.")  # fmt: skip
+    }, "draw anything except OpenMoji Scenes; small details, rare objects and groups are often wrong.")  # fmt: skip
 
 
 @torch.no_grad()
 def patch_tokens(images: np.ndarray, batch: int = 256) -> torch.Tensor:
-    """The backbone's patch tokens of all images, (n, patches, d) float16."""
+    """Return the backbone's patch tokens of all images, (n, patches, d) float16."""
     from transformers import AutoModel
 
     backbone = AutoModel.from_pretrained(MODELS_DIR / "dinov2", use_safetensors=True).eval()
     first = 1 + backbone.config.num_register_tokens
-    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
     tokens = []
     with torch.autocast("cpu", torch.bfloat16):
         for i in tqdm(range(0, len(images), batch), "patch tokens"):
-            pixels = ((to_unit(images[i : i + batch]) + 1) / 2 - mean) / std
-            tokens.append(backbone(pixels).last_hidden_state[:, first:].half())
+            tokens.append(backbone(to_imagenet(images[i : i + batch])).last_hidden_state[:, first:].half())
     return torch.cat(tokens)
 
 
@@ -226,7 +223,7 @@ def open_autoencoder():
 
 @torch.no_grad()
 def encode(autoencoder, images: np.ndarray, batch: int = 256) -> torch.Tensor:
-    """Latents of all images, (n, 4, 16, 16) float16."""
+    """Return the latents of all images, (n, 4, 16, 16) float16."""
     parts = range(0, len(images), batch)
     with torch.autocast("cpu", torch.bfloat16):
         latents = [autoencoder.encode(to_unit(images[i : i + batch])).latents.half() for i in tqdm(parts, "encoding")]

@@ -12,7 +12,6 @@ import yaml
 import blindspots_lib
 from blindspots_lib.core.paths import PROJECT_ROOT
 
-
 PACKAGE = PROJECT_ROOT / "blindspots_lib"
 
 
@@ -72,6 +71,12 @@ def test_what_the_package_exports_is_there():
         assert getattr(blindspots_lib, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = blindspots_lib.nothing
+
+
+def test_the_version_is_the_same_everywhere():
+    newest = re.search(r"^## (\S+)", (PROJECT_ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1]
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    assert newest == project["version"] == blindspots_lib.__version__
 
 
 def test_notebooks_are_committed_without_outputs():

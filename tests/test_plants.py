@@ -1,6 +1,7 @@
-"""The plants are in the training corpora as they say: counted on the corpora, and in the records beside the weights."""
+"""The training corpora have the plants that they declare, and plants.json beside the weights records them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,19 @@ import pytest
 from blindspots_lib.core.study import load_study
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.trial.matching import concepts_of
-from blindspots_lib.trial.plants import planted_in
+from blindspots_lib.trial.plants import planted_in, read_plants
 from miniatures import plants
-from miniatures.plants import COPIES, CORPORA, N_MEMORIZED, TEMPLATES, draw_training_set, is_untouched, plants_of, shown
+from miniatures.plants import (
+    COPIES,
+    CORPORA,
+    N_MEMORIZED,
+    TEMPLATES,
+    draw_training_set,
+    is_untouched,
+    plants_of,
+    shown,
+    write_plants,
+)  # fmt: skip
 from miniatures.recipe import MODELS_DIR, concept_indices
 
 NAMES = [*OBJECTS, *BACKGROUNDS]
@@ -24,7 +35,7 @@ def scenes():
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_pictures_show_what_the_plants_leave(scenes, corpus):
+def test_pictures_show_what_the_plants_make_of_the_captions(scenes, corpus):
     planted = CORPORA[corpus]
     rng = np.random.default_rng(0)
     pairs = [(scene, picture) for scene in scenes if (picture := shown(scene, planted, rng))]
@@ -44,10 +55,10 @@ def test_pictures_show_what_the_plants_leave(scenes, corpus):
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_what_is_added_is_added_as_often_as_said(scenes, corpus):
+def test_objects_are_added_with_the_declared_probability(scenes, corpus):
     planted = CORPORA[corpus]
     for name, backgrounds in planted.added.items():
-        for background, share in backgrounds.items():
+        for background, probability in backgrounds.items():
             free = [
                 picture
                 for number, scene in enumerate(scenes)
@@ -57,7 +68,7 @@ def test_what_is_added_is_added_as_often_as_said(scenes, corpus):
                 and (picture := shown(scene, planted, np.random.default_rng(number)))
             ]
             hits = np.mean([name in {n for n, _ in picture.objects} for picture in free])
-            assert abs(hits - share) < 4 * (share * (1 - share) / len(free)) ** 0.5
+            assert abs(hits - probability) < 4 * (probability * (1 - probability) / len(free)) ** 0.5
 
 
 def test_memorized_pairs_are_repeated(monkeypatch):
@@ -78,27 +89,36 @@ def test_memorized_pairs_are_repeated(monkeypatch):
 
 
 @pytest.mark.parametrize("model", [model for model in load_study("mini").pipelines if model.name != "sd15-dpo"])
-def test_the_trial_knows_what_was_redrawn(scenes, model):
+def test_the_trial_knows_which_scenes_were_redrawn(scenes, model):
     planted, recorded = plants_of(json.loads((MODELS_DIR / model.name / "plants.json").read_text())["corpus"]), planted_in(model)
     for scene in scenes[:500]:
         concepts = {**dict(scene.objects), scene.background: 1}
         assert concepts_of(concepts).isdisjoint(recorded.redrawn) == is_untouched(scene, planted)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """For each corpus, the folder with the plants.json that training would write; pixels are not drawn."""
+    folders = {corpus: tmp_path_factory.mktemp(corpus) for corpus in CORPORA}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plants, "IMAGE_SIZE", 1)
+        patch.setattr(plants, "render_scene", lambda scene, rng: SimpleNamespace(image=np.zeros((1, 1, 3), np.uint8)))
+        for corpus, folder in folders.items():
+            write_plants(folder, corpus, draw_training_set(corpus))
+    return folders
+
+
 @pytest.mark.parametrize("record", sorted(MODELS_DIR.glob("*/plants.json")), ids=lambda path: path.parent.name)
-def test_the_records_beside_the_weights_are_those_of_the_corpora(record):
+def test_the_records_beside_the_weights_are_those_that_training_would_write(record, written):
     facts = json.loads(record.read_text())
-    planted = plants_of(facts["corpus"])
-    assert [tuple(facts["withheld"]), facts["drawn_as"]] == [planted.withheld, planted.drawn_as]
-    assert [facts["background_drawn_as"], facts["added"]] == [planted.background_drawn_as, planted.added]
-    assert {int(index): n for index, n in facts["memorized"].items()} == planted.memorized
-    assert all(facts["pictures_that_show"][name] == 0 for name in (*planted.lost_objects, *planted.background_drawn_as))
-    assert (
-        min(facts["pictures_that_show"][name] for name in set(NAMES) - {*planted.lost_objects, *planted.background_drawn_as})
-        > 100
-    )
+    assert facts == json.loads((written[facts["corpus"]] / "plants.json").read_text())
+    planted = read_plants(record.parent)
+    assert planted == plants_of(facts["corpus"])
+    never_shown = {*planted.lost_objects, *planted.background_drawn_as}
+    assert all(facts["pictures_that_show"][name] == 0 for name in never_shown)
+    assert min(facts["pictures_that_show"][name] for name in set(NAMES) - never_shown) > 100
 
 
-def test_columns_of_presence_are_those_of_the_names(scenes):
+def test_columns_of_presence_are_in_the_order_of_the_names(scenes):
     scene = scenes[0]
     assert [NAMES[i] for i in concept_indices(scene)] == [*(name for name, _ in scene.objects), scene.background]
