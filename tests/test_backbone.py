@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import pairs_of
 from PIL import Image
 
 from blindspots_lib.analysis.descriptors import image_descriptor
@@ -11,7 +12,6 @@ from blindspots_lib.core.config import Backbone
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.storage import open_array, save_array
-from blindspots_lib.data.collect import collect_pairs
 from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.models.backbone import IMAGENET_MEAN, IMAGENET_STD, TokenExtractor, TokenLayout, image_transform, token_layout
 from blindspots_lib.models.tokens import extract_tokens
@@ -50,7 +50,7 @@ def test_tokens_do_not_depend_on_the_batch(make_study):
 
 def test_tokens_on_disk_are_in_the_order_of_the_pairs(make_study):
     study = make_study({"pairs.n": 5, "pairs.shard_size": 2})
-    shards = sorted(extract_tokens(study, "real", collect_pairs(study.workspace, study.pairs)).folder.glob("shard-*.npy"))
+    shards = sorted(extract_tokens(study.workspace, study.backbone, "real", pairs_of(study)).folder.glob("shard-*.npy"))
     tokens = np.concatenate([open_array(path) for path in shards])
     extractor = TokenExtractor(study.backbone)
     last = extractor([Image.fromarray(draw_scene(study.pairs.seed, 4)[1].image)])
@@ -76,7 +76,7 @@ def test_weights_cut_short_are_named(make_study, tmp_path):
 
 def test_tokens_cut_short_are_named(make_study):
     study = make_study({"pairs.n": 2})
-    artifact = extract_tokens(study, "real", collect_pairs(study.workspace, study.pairs))
+    artifact = extract_tokens(study.workspace, study.backbone, "real", pairs_of(study))
     shard = next(artifact.folder.glob("*.npy"))
     shard.write_bytes(shard.read_bytes()[:-50])
     with pytest.raises(StudyError, match="shard-00000.npy: not a whole array"):

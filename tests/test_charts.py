@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from blindspots_lib.figures import charts, galleries
+from blindspots_lib.figures import charts
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
 from blindspots_lib.figures.style import save_figure
 
@@ -73,12 +73,20 @@ def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
     assert shapes["sd15"].n_ranked == 400
 
 
-def test_a_gallery_shows_one_concept_of_each_name():
-    table = pd.DataFrame({
-        "concept": [7, 3, 5, 2, 9], "goes_with": ["brick", "brick", "night", "brick", ""],
-        "goes_with_auc": [0.9, 0.99, 0.8, 0.6, np.nan],
-    })  # fmt: skip
-    assert galleries.first_of_each_name(table) == [7, 5, 2, 9]  # 2 is not named: its match is too bad
+@pytest.mark.parametrize("n_ranked", [0, 1])
+def test_a_model_without_ranked_concepts_gets_an_empty_panel(make_study, n_ranked):
+    study = make_study()
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"concept": np.arange(9), "firings": np.arange(9), "goes_with": "dvd", "goes_with_auc": 0.9})
+    for model in study.models:
+        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(9), np.arange(9) < n_ranked
+    figure, shapes = charts.plot_histograms(study, table)
+    assert f"skewness – [–, –]\n{n_ranked} concepts" in figure.axes[0].texts[0].get_text()
+    assert shapes["sd15"].n_ranked == n_ranked
+    figures = [figure, charts.plot_frequency(study, table)[0], charts.plot_concept_map(study, table, rng.random((9, 2)))]
+    for figure in figures:
+        figure.draw_without_rendering()
+        assert len(figure.axes) >= len(study.models)
 
 
 def test_labels_that_would_cover_an_earlier_one_are_left_out():

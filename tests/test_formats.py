@@ -45,8 +45,8 @@ def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp
     peer, x = peer_sae(overcomplete, kind), torch.randn(40, D) * 2 + 1
     path = tmp_path / "sae.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, path)
-    batch = {"selection": "threshold", "threshold": peer.running_threshold.item()} if kind == "BatchTopK" else {}
-    sae = read_overcomplete(path, top_k=4, radius=0.5, **batch)
+    top_k, threshold = (None, peer.running_threshold.item()) if kind == "BatchTopK" else (4, None)
+    sae = read_overcomplete(path, top_k, threshold, radius=0.5)
     _, codes, reconstruction = peer(x)
     torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
     torch.testing.assert_close(sae(x)[0], reconstruction)
@@ -62,7 +62,7 @@ def test_the_published_form_is_read_without_running_its_pickle(overcomplete, tmp
     _, codes, reconstruction = peer(x)
     peer.running_threshold = None
     torch.save(torch.nn.DataParallel(peer), tmp_path / "RA-SAE.pth")
-    sae = read_overcomplete(tmp_path / "RA-SAE.pth", None, "threshold", threshold, radius=0.5)
+    sae = read_overcomplete(tmp_path / "RA-SAE.pth", None, threshold, radius=0.5)
     for read in (sae, frozen(sae)):
         torch.testing.assert_close(decode(read.encode(x), torch.eye(K)), codes)
         torch.testing.assert_close(read(x)[0], reconstruction)
@@ -120,12 +120,12 @@ def test_another_layout_is_named(tmp_path, change, message):
 def test_a_missing_threshold_is_asked_for_and_a_stored_one_is_read(tmp_path):
     save_file(small_state(), tmp_path / "a.safetensors")
     with pytest.raises(StudyError, match="holds no running_threshold; give it"):
-        read_overcomplete(tmp_path / "a.safetensors", top_k=None, selection="threshold")
+        read_overcomplete(tmp_path / "a.safetensors", top_k=None)
     torch.save(small_state() | {"running_threshold": torch.tensor(0.829)}, tmp_path / "b.pt")
-    sae = read_overcomplete(tmp_path / "b.pt", top_k=None, selection="threshold")
+    sae = read_overcomplete(tmp_path / "b.pt", top_k=None)
     sae.save_pretrained(tmp_path / "saved")
     again = load_sae(tmp_path / "saved")
-    assert again.k is None
+    assert again.top_k is None
     assert again.threshold.item() == pytest.approx(0.829)
 
 

@@ -1,12 +1,15 @@
-"""The sparse gradients against dense autograd, in float64."""
+"""The sparse gradients and steps against the dense reference, in float64."""
 
 import pytest
 import torch
 
+from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.sae import gradients
-from blindspots_lib.sae.dictionaries import MixtureDecoding
+from blindspots_lib.sae.dictionaries import MixtureDecoding, firings_of
 from blindspots_lib.sae.gradients import dead_pulls, sae_gradients
 from blindspots_lib.sae.model import TopKSAE
+from blindspots_lib.sae.reference import dense_loss, dense_step
+from blindspots_lib.sae.train import Trainer
 
 D, K, C, TOKENS = 5, 40, 7, 11
 
@@ -25,29 +28,14 @@ def make_sae(kind: str, n_concepts: int = K, k: int = 3, n_neighbours: int = 4) 
     return sae
 
 
-def dense_loss(sae: TopKSAE, x: torch.Tensor) -> torch.Tensor:
-    """What anyone would write: dense codes, dense W with rows divided by their sums, autograd."""
-    preactivations = sae.encoder(x / sae.token_length)
-    kept = torch.zeros_like(preactivations).scatter(1, preactivations.topk(sae.top_k).indices, 1.0)
-    dictionary = sae.dictionary
-    if hasattr(dictionary, "free_atoms"):
-        atoms = dictionary.free_atoms
-    else:
-        weights = dictionary.weights / dictionary.weights.sum(dim=1, keepdim=True)
-        if hasattr(dictionary, "neighbours"):
-            weights = torch.zeros(len(weights), C, dtype=weights.dtype).scatter_add(1, dictionary.neighbours, weights)
-        atoms = weights @ dictionary.candidates + dictionary.relaxation
-    return ((preactivations.relu() * kept) @ atoms - x).square().mean()
-
-
+@pytest.mark.parametrize("appeal", [0.0, 0.5])
 @pytest.mark.parametrize(("kind", "n_concepts"), [("free", K), ("local", K), ("dense", K), ("dense", 8)])
-def test_gradients_match_dense_autograd(kind, n_concepts):
+def test_gradients_match_dense_autograd(kind, n_concepts, appeal):
     sae = make_sae(kind, n_concepts)
-    x = torch.randn(TOKENS, D, dtype=torch.float64)
-    loss = dense_loss(sae, x)
-    loss.backward()
-    found = sae_gradients(sae, x, torch.zeros(n_concepts, dtype=torch.bool), appeal=0.0)
-    assert found.mse == pytest.approx(loss.item())
+    x, dead = torch.randn(TOKENS, D, dtype=torch.float64), torch.arange(n_concepts) < 3
+    dense_loss(sae, x, dead, appeal).backward()
+    found = sae_gradients(sae, x, dead, appeal)
+    assert found.mse == pytest.approx(dense_loss(sae, x, dead, 0.0).item())
     assert {gradient.name for gradient in found.gradients} == {name for name, _ in sae.named_parameters()}
     for name, rows, squared_norm, part in found.gradients:
         expected = sae.get_parameter(name).grad
@@ -57,9 +45,22 @@ def test_gradients_match_dense_autograd(kind, n_concepts):
         torch.testing.assert_close(squared_norm, expected.square().sum(), msg=f"norm of {name}")
 
 
-def test_dense_weights_are_reassociated_only_when_more_concepts_fire_than_there_are_tokens():
-    from blindspots_lib.sae.dictionaries import firings_of
+@pytest.mark.parametrize("kind", ["free", "local", "dense"])
+def test_training_steps_match_dense_steps(kind):
+    """Codes, gradients, clipping, AdamW and projection, while some concepts are dead."""
+    config = SAEConfig(n_concepts=K, top_k=3, n_candidates=C, n_steps=4, dead_after=2, aux_coeff=0.5, weight_decay=0.1)
+    sae, reference = make_sae(kind), make_sae(kind)
+    trainer, optimizer = Trainer(sae, config), torch.optim.AdamW(reference.parameters(), lr=0.05, weight_decay=0.1)
+    for _ in range(config.n_steps):
+        x, dead = 5 * torch.randn(TOKENS, D, dtype=torch.float64), trainer.steps_since_fired >= config.dead_after
+        assert trainer.step(x, rate=0.05)["dead"] == dead.sum()
+        dense_step(reference, optimizer, x, dead, config.aux_coeff)
+        for name, expected in reference.named_parameters():
+            torch.testing.assert_close(sae.get_parameter(name), expected, msg=name)
+    assert 0 < dead.sum() < K
 
+
+def test_dense_weights_are_reassociated_only_when_more_concepts_fire_than_there_are_tokens():
     x = torch.randn(TOKENS, D, dtype=torch.float64)
     for n_concepts, expected in ((K, True), (8, False)):
         sae = make_sae("dense", n_concepts)
@@ -75,7 +76,7 @@ def test_a_batch_that_fires_nothing_has_no_gradient():
     assert [len(gradient.rows) for gradient in found.gradients] == [0, 0, 0, 0]
 
 
-def test_dead_concepts_are_drawn_to_badly_rebuilt_tokens_they_like(monkeypatch):
+def test_dead_concepts_are_drawn_to_badly_reconstructed_tokens_they_like(monkeypatch):
     monkeypatch.setattr(gradients, "FAVOURITES", 1)
     sae = TopKSAE(d=2, n_concepts=3, top_k=1, n_candidates=3)
     with torch.no_grad():

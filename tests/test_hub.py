@@ -5,6 +5,10 @@ import json
 import pytest
 from standin_hub import COMMIT
 
+from blindspots_lib.core.config import TrainedSAE
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.hub import weights_fingerprint
+
 # Fetches a model of the repository in $REPO and says where it lies, or what went wrong; waits are counted, not slept.
 FETCH = f"""
 import os
@@ -77,6 +81,18 @@ def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, 
     assert expected in process.stdout, process.stderr
     hub.faults.clear()
     assert "['model_index.json'" in run_python(FETCH, REPO=repository, **hub_environment).stdout  # what came was kept
+
+
+def test_a_trained_sae_is_identified_by_its_one_file(tmp_path):
+    (tmp_path / "sae.pt").write_text("weights")
+    sae = TrainedSAE(path=str(tmp_path), file="sae.pt", n_concepts=8)
+    before = weights_fingerprint(sae)
+    (tmp_path / "photograph.png").write_text("a file of the same folder")
+    assert weights_fingerprint(sae) == before
+    (tmp_path / "sae.pt").write_text("other weights")
+    assert weights_fingerprint(sae) != before
+    with pytest.raises(StudyError, match=r"has no file 'none.pt'; correct sae.path or sae.file$"):
+        weights_fingerprint(sae.model_copy(update={"file": "none.pt"}))
 
 
 NAMED = 'LoRA(file="Hyper-SD15-1step-lora.safetensors", repo='

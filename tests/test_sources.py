@@ -49,16 +49,16 @@ def test_a_set_on_this_machine_is_read_in_its_seeded_order_and_goes_on_where_it_
         assert value_of(store[pair_id]) == int(caption.split()[1])
     expected = {path.name: path.read_bytes() for path in shards_of(whole)}
 
-    from blindspots_lib.data import pairs
+    from blindspots_lib.data import collect
 
     monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "again"))
-    write, written = pairs.write_shard, []
+    write, written = collect.write_shard, []
     monkeypatch.setattr(
-        pairs, "write_shard", lambda path, *rest: written.append(path) or ((1 / (len(written) < 3)) and write(path, *rest))
+        collect, "write_shard", lambda path, *rest: written.append(path) or ((1 / (len(written) < 3)) and write(path, *rest))
     )
     with pytest.raises(ZeroDivisionError):
         pairs_of(study_of(**config))
-    monkeypatch.setattr(pairs, "write_shard", write)
+    monkeypatch.setattr(collect, "write_shard", write)
     again = pairs_of(study_of(**config))
     assert {path.name: path.read_bytes() for path in shards_of(again)} == expected
     assert again.facts == whole.facts

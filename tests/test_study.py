@@ -26,7 +26,7 @@ def test_every_study_in_the_project_is_valid(path):
         ({"analysis.suppressed_below": 0.7}, ["analysis.suppressed_below", "0.7", "less than 0.5"]),
         ({"analysis.tokens": "registers"}, ["analysis.tokens", "'registers'", "'patches', 'all' or 'cls'"]),
         ({"sae.dictionary": "local", "sae.n_neighbours": 49}, ["sae.n_neighbours = 49", "sae.n_candidates = 48"]),
-        ({"sae.top_k": 1000}, ["sae.k = 1000", "sae.n_concepts = 48"]),
+        ({"sae.top_k": 1000}, ["sae.top_k = 1000", "sae.n_concepts = 48"]),
         ({"models.1.name": "sd15"}, ["'sd15'", "twice"]),
         ({"models.1.name": "real"}, ["'real'", "taken"]),
         ({"models.1.name": "corpus"}, ["'corpus'", "taken"]),

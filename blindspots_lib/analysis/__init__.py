@@ -1,1 +1,1 @@
-"""From codes to answers: energies, the energy difference delta(k), its distribution, memorization, and finished results."""
+"""From codes to results: energies, the energy difference delta(k) and its distribution, memorization."""

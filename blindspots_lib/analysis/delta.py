@@ -1,4 +1,8 @@
-"""Energy differences delta(k): which concepts a model suppresses or exaggerates, how surely, and across models."""
+"""The energy difference delta(k): which concepts a model suppresses or exaggerates, and how certain that is.
+
+Shape letters: k concepts; *s stands for any leading axes. Energies per image are SciPy CSR matrices (pairs, k); row i of
+both sides is pair i.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,16 +16,18 @@ from scipy.special import expit
 from blindspots_lib.analysis.energies import Energies
 from blindspots_lib.core.config import Analysis
 
-TAIL, DEVIATIONS = 0.025, 1.96  # of 95 % intervals: the share left out on either side, and how far that is out
-DIFFERENCE_TEMPERATURE, RELATIVE_TEMPERATURE = 0.8, 0.4  # of the published scripts
-Interval = tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]  # its lower and its upper ends
+TAIL, DEVIATIONS = 0.025, 1.96  # of a 95 % interval: probability left out on each side, and that in standard deviations
+DIFFERENCE_TEMPERATURE, RELATIVE_TEMPERATURE = 0.8, 0.4  # in the published scripts
+Interval = tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k"]]  # lower ends, upper ends
 
 
 def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
-    """delta(k) = p_k(D') / (p_k(D) + p_k(D')), from the mean energies of generated (D') and real (D) images.
+    """Return delta(k) = E' / (E + E') per concept; E' is its mean energy over the generated images, E over the real images.
 
-    In [0, 1]: below 0.5 suppressed, 0.5 aligned, above exaggerated; nan where a concept has no energy on either side.
-    It is sigma(log E' - log E) with sigma the logistic function, and (1 + relative difference) / 2. Source: the paper, section 3.
+    delta(k) is in [0, 1]. A concept below 0.5 is suppressed, one at 0.5 is aligned, one above 0.5 is exaggerated. A concept
+    without energy on both sides gets nan. Equal forms: sigma(log E' - log E), where sigma is the logistic function, and
+    (1 + r) / 2, where r = (E' - E) / (E + E') is the relative difference.
+    Source: the paper, section 3, delta(k) = p_k(D') / (p_k(D) + p_k(D')) for generated images D' and real images D.
     """
     total = generated + real
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -29,7 +35,7 @@ def energy_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarr
 
 
 def published_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.ndarray, "*s k"]) -> Float[np.ndarray, "*s k"]:
-    """sigma((E' - E) / 0.8), from mean energies over all tokens: what the published histograms and maps show.
+    """Return sigma((E' - E) / 0.8) per concept, which the published histograms and maps show; energies are of all tokens.
 
     It depends on the unit of the energies: a concept that fires strongly looks worse than one that fires weakly.
     """
@@ -37,20 +43,24 @@ def published_difference(generated: Float[np.ndarray, "*s k"], real: Float[np.nd
 
 
 def published_relative(generated: Float[np.ndarray, "k"], real: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
-    """sigma(r / 0.4) with r = (E' - E) / (E' + E): what the published frequency plot shows; nan where both are 0."""
+    """Return sigma(r / 0.4), r = (E' - E) / (E + E'), which the published frequency plot shows; nan where both are 0."""
     return expit((2 * energy_difference(generated, real) - 1) / RELATIVE_TEMPERATURE)
 
 
 def ratio_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interval:
-    """95 % interval of `energy_difference` over pairs, rows matching; nan where a concept has no energy on either side.
+    """Return a 95 % interval of `energy_difference` per concept, from the energies of both sides over the same pairs.
 
-    Fieller's: all delta for which the sum over pairs of e' - delta (e + e') lies within 1.96 of its standard deviations of 0,
+    It is Fieller's interval. A pair has the energies e' (generated) and e (real) and the sum s = e + e'. The interval holds
+    every delta for which the sum over pairs of e' - delta s is at most 1.96 of its standard deviations away from 0:
 
-        (sum e' - delta sum s)^2 <= 1.96^2 sum (e' - delta s)^2,   s = e + e',
+        (sum e' - delta sum s)^2 <= 1.96^2 sum (e' - delta s)^2.
 
-    a quadratic in delta; [0, 1] where the pairs that show the concept are too few to bound it. The pairs alone cannot tell how
-    rarely it may yet appear on a side that hardly showed it. There Clopper and Pearson's limit for 0 of m holds, with the
-    effective number of pairs m = (sum s)^2 / sum s^2: the interval reaches at least to 1 - 0.025^(1/m), and to 0.025^(1/m).
+    This is a quadratic inequality in delta. If too few pairs show the concept, it excludes nothing and the interval is [0, 1].
+    If no pair shows it, the interval is nan.
+
+    If one side never shows the concept, the inequality alone leaves a single point, 0 or 1. So Clopper and Pearson's limits for
+    0 successes in m trials apply too, with the effective number of pairs m = (sum s)^2 / sum s^2: the lower end is at most
+    0.025^(1/m), the upper end at least 1 - 0.025^(1/m).
     """
     e, r = column_sums(generated), column_sums(real)
     ee, er, rr = (column_sums(x.multiply(y)) for x, y in ((generated, generated), (generated, real), (real, real)))
@@ -64,7 +74,7 @@ def ratio_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interval:
 
 
 def published_interval(generated: sp.csr_matrix, real: sp.csr_matrix) -> Interval:
-    """95 % interval of `published_difference` over pairs: the mean of e' - e, 1.96 standard errors to either side."""
+    """Return a 95 % interval of `published_difference`: the mean of e' - e over pairs, plus and minus 1.96 standard errors."""
     n_pairs = real.shape[0]
     apart = generated - real
     mean = column_sums(apart) / n_pairs
@@ -80,26 +90,29 @@ ARITHMETICS = {"ratio": (energy_difference, ratio_interval), "published": (publi
 
 
 class Difference(NamedTuple):
-    """delta(k) of one model with its uncertainty over the pairs."""
+    """delta(k) of one model, with its 95 % interval over the pairs."""
 
     delta: Float[np.ndarray, "k"]
-    low: Float[np.ndarray, "k"]  # of the 95 % interval
-    high: Float[np.ndarray, "k"]
+    low: Float[np.ndarray, "k"]  # lower end of the interval
+    high: Float[np.ndarray, "k"]  # upper end of the interval
     mean_generated: Float[np.ndarray, "k"]
-    mean_real: Float[np.ndarray, "k"]
 
 
 def measure_difference(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Difference:
-    """delta(k) by the analysis's arithmetic over pairs, rows matching, with a 95 % interval."""
+    """Return delta(k) of one model with its interval, by the arithmetic of the analysis ("ratio" or "published")."""
     formula, interval = ARITHMETICS[analysis.arithmetic]
     means = column_sums(generated) / generated.shape[0], column_sums(real) / real.shape[0]
-    return Difference(formula(*means), *interval(generated, real), *means)
+    return Difference(formula(*means), *interval(generated, real), means[0])
 
 
 def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: list[tuple[str, float]]) -> pd.DataFrame:
-    """One row a concept: firings, mean energies and, per model, delta with its interval; `energies` holds "real" too.
+    """Return one row per concept, with these columns; `energies` holds "real" and every model.
 
-    `ranked` says whether a concept fires on enough images (`analysis.min_images`) for its delta to be read at all.
+    - concept: its number; goes_with, goes_with_auc: its name and that name's area under the ROC curve, from `names`;
+    - firings: number of real tokens it fires on;
+    - n_images_S, energy_S: number of images it fires on, and mean energy, of source S ("real" or a model);
+    - delta_M, low_M, high_M: delta(k) of model M and its 95 % interval;
+    - ranked_M: whether it fires on at least `analysis.min_images` images, real and generated, so that delta_M can be read.
     """
     real = energies["real"]
     columns = {
@@ -121,6 +134,6 @@ def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: l
 
 
 def ranked_deltas(table: pd.DataFrame, model: str) -> pd.Series:
-    """delta of the concepts that are ranked for a model, from the most suppressed to the most exaggerated."""
+    """Return delta of the concepts that are ranked for a model, from the most suppressed to the most exaggerated."""
     chosen = table[table[f"ranked_{model}"] & table[f"delta_{model}"].notna()]
     return chosen.sort_values([f"delta_{model}", "concept"]).set_index("concept")[f"delta_{model}"]

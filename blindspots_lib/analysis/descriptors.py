@@ -1,4 +1,4 @@
-"""Image descriptors for nearest-neighbour search, and those of the corpus that the models were trained on."""
+"""Image descriptors for nearest-neighbour search, and the descriptors of the models' training corpus."""
 
 import numpy as np
 from jaxtyping import Float
@@ -16,13 +16,13 @@ SHARD = 2000  # scenes per file
 
 
 def training_corpus_artifact(workspace: Workspace, backbone: Backbone, corpus: Scenes) -> Artifact:
-    """The output folder of `embed_training_corpus`."""
+    """Return the output folder of `embed_training_corpus`."""
     config = {"corpus": contents(corpus), "backbone": contents(backbone, "path", "batch_size", "keep_tokens")}
     return Artifact(workspace, "training-corpus", DESCRIPTORS, config, {"backbone": weights_fingerprint(backbone)})
 
 
 def embed_training_corpus(workspace: Workspace, backbone: Backbone, corpus: Scenes) -> Artifact:
-    """One feature vector (`image_descriptor`) for every scene that the models were trained on."""
+    """Store one `image_descriptor` per scene that the models were trained on, as float16 shards (scenes, 4 d)."""
     artifact = training_corpus_artifact(workspace, backbone, corpus)
     if artifact.is_complete():
         return artifact
@@ -42,13 +42,13 @@ def embed_training_corpus(workspace: Workspace, backbone: Backbone, corpus: Scen
 
 
 def image_descriptor(tokens: Float[np.ndarray, "b t d"], layout: TokenLayout) -> Float[np.ndarray, "b d4"]:
-    """One unit vector per image: the mean patch token of each quadrant, concatenated.
+    """Return one vector of length 1 per image: the mean patch token of each quadrant, concatenated.
 
-    Quadrants keep positions, so a copy is nearer than another image of the same things.
+    Quadrants keep positions, so a copy of an image is nearer than another image of the same things.
     """
     side, half = layout.patches_per_side, layout.patches_per_side // 2
     grid = np.asarray(tokens, np.float32)[:, layout.patches].reshape(len(tokens), side, side, layout.width)
-    quadrants = [grid[:, rows, columns].mean(axis=(1, 2)) for rows in (slice(half), slice(half, None))
-                 for columns in (slice(half), slice(half, None))]  # fmt: skip
+    halves = slice(half), slice(half, None)
+    quadrants = [grid[:, rows, columns].mean(axis=(1, 2)) for rows in halves for columns in halves]
     descriptor = np.concatenate(quadrants, axis=1)
     return descriptor / np.linalg.norm(descriptor, axis=1, keepdims=True)

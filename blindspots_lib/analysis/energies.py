@@ -1,10 +1,14 @@
-"""Codes of all tokens, energies of all images, and what they say of single concepts."""
+"""Codes of all tokens and energies of all images, on disk and in memory.
+
+Shape letters: b images, t tokens per image, d features, k concepts, a active concepts per token, n images or tokens.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from jaxtyping import Float, Float16, Int, UInt32
 
 from blindspots_lib.analysis.statistics import ConceptStats, image_energies
@@ -15,66 +19,59 @@ from blindspots_lib.core.storage import fill_shards, open_array, save_array
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.models.loading import conditions, device_kind
 from blindspots_lib.models.tokens import TokenSource
-from blindspots_lib.sae.model import load_sae
+from blindspots_lib.sae.model import TopKSAE, load_sae
 
 ENERGIES, STATISTICS = Stage("energies", 1), Stage("statistics", 1)
 ENCODED = 16_384  # tokens encoded at a time
+CodeArrays = tuple[UInt32[np.ndarray, "b t a"], Float16[np.ndarray, "b t a"]]  # indices and values of codes
+Rows = Int[np.ndarray, "n"]  # positions of n images in a source
 
 
 def energies_artifact(workspace: Workspace, analysis: Analysis, source: str, tokens: Fingerprinted, sae: Artifact) -> Artifact:
-    """The output folder of `compute_energies`; `source` is "real" or a model's name."""
+    """Return the output folder of `compute_energies`; `source` is "real" or the name of a model."""
     inputs = {"tokens of images": tokens.fingerprint, "sae": sae.fingerprint}
     return Artifact(workspace, f"energies/{source}", ENERGIES, {"tokens": analysis.tokens}, inputs)
 
 
-def compute_energies(
-    workspace: Workspace, analysis: Analysis, source: str, tokens: TokenSource, sae: Artifact, search: str = "float32"
-) -> Artifact:
-    """Codes of all tokens of a source, and from them the images x concepts matrix of energies.
+def compute_energies(workspace: Workspace, analysis: Analysis, source: str, tokens: TokenSource, sae: Artifact) -> Artifact:
+    """Encode all tokens of a source and sum their codes into the energies of each image.
 
-    In the folder: `energies.npz` (SciPy CSR, rows in the order of the pairs, empty for a lost image) and per shard the
-    codes' indices and values, (b, t, a). A shard that is there is not encoded again.
+    Per shard the folder holds the indices and the values of the codes, two arrays (b, t, a). `energies.npz` is one SciPy CSR
+    matrix (images, k) in float32: one row per pair in the order of the pairs, empty for a lost image. An interrupted call
+    continues after the last finished shard.
     """
-    import torch
-
     artifact = energies_artifact(workspace, analysis, source, tokens, sae)
     if artifact.is_complete():
         return artifact
     artifact.begin(conditions("float32"))
-    model, dtype = load_sae(sae.folder).to(device_kind()), getattr(torch, search)
-    shards = range(len(tokens))
+    model, shards = load_sae(sae.folder).to(device_kind()), range(len(tokens))
     fill_shards(
-        artifact, shards, lambda index: encode_images(model, tokens.shard(index), dtype), save_codes, "values.npy", artifact.path
+        artifact, shards, lambda index: encode_images(model, tokens.shard(index)), save_codes, "values.npy", artifact.path
     )
     chosen = tokens.layout.selection(analysis.tokens)
-    codes = [(open_array(path)[:, chosen] for path in code_paths(artifact, index)) for index in shards]
+    parts = ("indices.npy", "values.npy")
+    codes = ([open_array(shard_path(artifact.folder, index, part))[:, chosen] for part in parts] for index in shards)
     with replacing(artifact.folder / "energies.npz") as partial, open(partial, "wb") as file:
         sp.save_npz(file, sp.vstack([image_energies(*one, model.n_concepts) for one in codes], format="csr"))
     artifact.finish(layout=tokens.layout._asdict(), n_concepts=model.n_concepts)
     return artifact
 
 
-def code_paths(artifact: Artifact, index: int) -> tuple[Path, Path]:
-    """Where the indices and the values of a shard's codes are."""
-    return shard_path(artifact.folder, index, "indices.npy"), shard_path(artifact.folder, index, "values.npy")
-
-
-def save_codes(values_path: Path, codes: tuple[UInt32[np.ndarray, "b t a"], Float16[np.ndarray, "b t a"]]) -> None:
-    """Write the indices of a shard's codes, then the values: a shard is there when its values are."""
+def save_codes(values_path: Path, codes: CodeArrays) -> None:
+    """Write the indices of a shard's codes, then the values: a shard is complete when its values are there."""
     save_array(values_path.with_name(values_path.name.replace("values", "indices")), codes[0])
     save_array(values_path, codes[1])
 
 
-def encode_images(
-    sae, tokens: Float16[np.ndarray, "b t d"], search=None
-) -> tuple[UInt32[np.ndarray, "b t a"], Float16[np.ndarray, "b t a"]]:
-    """Indices and values of the codes of all tokens; values are 0 for lost images, whose tokens are NaN."""
-    import torch
+def encode_images(sae: TopKSAE, tokens: Float16[np.ndarray, "b t d"]) -> CodeArrays:
+    """Encode the tokens of b images; return the indices and the values of their codes, both (b, t, a).
 
+    The tokens of a lost image are NaN; its values are 0.
+    """
     present = ~np.isnan(tokens[:, 0, 0])
     rows = torch.from_numpy(tokens[present].reshape(-1, tokens.shape[-1]))
     device = sae.encoder.weight.device
-    codes = [sae.encode(part.to(device, torch.float32), search) for part in rows.split(ENCODED)]
+    codes = [sae.encode(part.to(device, torch.float32)) for part in rows.split(ENCODED)]
     width = max((part.indices.shape[1] for part in codes), default=1)
     indices = np.zeros((*tokens.shape[:2], width), np.uint32)
     values = np.zeros((*tokens.shape[:2], width), np.float16)
@@ -86,14 +83,14 @@ def encode_images(
 
 
 class Energies(NamedTuple):
-    """What a source's images say of every concept, for the complete pairs only."""
+    """The energies of one source's images, for the complete pairs only."""
 
-    matrix: sp.csr_matrix  # (pairs, k) float32
-    stats: ConceptStats  # images go by their position among the complete pairs
+    matrix: sp.csr_matrix  # (pairs, k) float32: xi_k of each image
+    stats: ConceptStats  # of k concepts; images are identified by their position among the complete pairs
 
 
-def load_energies(artifact: Artifact, statistics: Artifact, rows: Int[np.ndarray, "pairs"]) -> Energies:
-    """The energies of the pairs at `rows`. Raises StudyError if a file is not whole."""
+def load_energies(artifact: Artifact, statistics: Artifact, rows: Rows) -> Energies:
+    """Read the energies, (pairs, k), and the statistics of the pairs at `rows`. Raises StudyError if a file is not whole."""
     try:
         matrix = sp.load_npz(artifact.folder / "energies.npz").tocsr()
     except (ValueError, EOFError, OSError, KeyError) as error:
@@ -101,25 +98,20 @@ def load_energies(artifact: Artifact, statistics: Artifact, rows: Int[np.ndarray
     return Energies(matrix[rows], ConceptStats.load(statistics.folder / "statistics.npz"))
 
 
-def statistics_artifact(
-    workspace: Workspace, analysis: Analysis, source: str, energies: Artifact, rows: Int[np.ndarray, "pairs"]
-) -> Artifact:
-    """The output folder of `gather_statistics`."""
+def statistics_artifact(workspace: Workspace, analysis: Analysis, source: str, energies: Artifact, rows: Rows) -> Artifact:
+    """Return the output folder of `gather_statistics`."""
     inputs = {"energies": energies.fingerprint, "complete pairs": fingerprint_of(rows.tolist())}
     return Artifact(workspace, f"statistics/{source}", STATISTICS, {"tokens": analysis.tokens}, inputs)
 
 
-def gather_statistics(
-    workspace: Workspace, analysis: Analysis, source: str, energies: Artifact, rows: Int[np.ndarray, "pairs"]
-) -> Artifact:
-    """Statistics of the images at `rows`, which are identified by their position among them, kept as `statistics.npz`."""
+def gather_statistics(workspace: Workspace, analysis: Analysis, source: str, energies: Artifact, rows: Rows) -> Artifact:
+    """Count the codes of the images at `rows` (pairs) into `statistics.npz`; an image is identified by its position in `rows`."""
     artifact = statistics_artifact(workspace, analysis, source, energies, rows)
     if artifact.is_complete():
         return artifact
     artifact.begin()
     codes = TokenCodes(energies)
-    stats = ConceptStats.empty(codes.n_concepts)
-    chosen = codes.layout.selection(analysis.tokens)
+    stats, chosen = ConceptStats.empty(codes.n_concepts), codes.layout.selection(analysis.tokens)
     for first, indices, values in zip(codes.starts, codes.indices, codes.values, strict=False):
         ids = np.flatnonzero((rows >= first) & (rows < first + len(indices)))
         local = rows[ids] - first
@@ -130,7 +122,7 @@ def gather_statistics(
 
 
 class TokenCodes:
-    """Codes of the tokens of single images, memory-mapped: for heatmaps, and to compare two images place by place."""
+    """The codes of a source, memory-mapped per shard: `indices` and `values` (b, t, a), for heatmaps and comparisons in place."""
 
     def __init__(self, artifact: Artifact):
         self.layout, self.n_concepts = TokenLayout(**artifact.facts["layout"]), artifact.facts["n_concepts"]
@@ -138,12 +130,12 @@ class TokenCodes:
         self.values = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.values.npy"))]
         self.starts = np.cumsum([0, *(len(shard) for shard in self.indices)])
 
-    def patch_codes(self, rows: Int[np.ndarray, "n"]) -> sp.csr_matrix:
-        """The codes of all patches of the images at `rows`, one below the other: (n * patches, k)."""
+    def patch_codes(self, rows: Rows) -> sp.csr_matrix:
+        """Return the codes of all patches of the n images at `rows`: sparse (n * patches, k), one image below the other."""
         shards, patches = np.searchsorted(self.starts, rows, side="right") - 1, self.layout.patches
         n_patches = self.layout.patches_per_side**2
         parts = []
-        for shard in np.unique(shards):  # one may be wider than another
+        for shard in np.unique(shards):  # shards may differ in a, the active concepts per token
             places = np.flatnonzero(shards == shard)
             local = rows[places] - self.starts[shard]
             indices, values = (codes[shard][local][:, patches] for codes in (self.indices, self.values))
@@ -154,17 +146,12 @@ class TokenCodes:
         return sp.coo_matrix(found, shape=(len(rows) * n_patches, self.n_concepts)).tocsr()
 
     def heatmap(self, row: int, concept: int) -> Float[np.ndarray, "side side"]:
-        """Where one concept fires in the image at `row`: its code at every patch."""
-        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
-        local = row - self.starts[shard]
-        patches = self.layout.patches
-        fires = self.indices[shard][local, patches] == concept
-        values = np.where(fires, self.values[shard][local, patches].astype(np.float32), 0).sum(axis=-1)
-        return values.reshape(self.layout.patches_per_side, -1)
+        """Return the code of one concept at every patch of the image at `row`, (side, side)."""
+        codes = self.patch_codes(np.array([row]))[:, [concept]]
+        return codes.toarray().reshape(self.layout.patches_per_side, -1)
 
 
 def cooccurrence(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """How many images two concepts both fire on, sparse (k, k); the diagonal is each concept's number of images."""
-    fires = sp.csr_matrix((np.ones(matrix.nnz, np.int64), matrix.indices, matrix.indptr), shape=matrix.shape)
-    fires.data[matrix.data <= 0] = 0
+    """Count the images on which two concepts both fire, sparse (k, k), from energies (images, k)."""
+    fires = (matrix > 0).astype(np.int64)
     return (fires.T @ fires).tocsr()

@@ -1,4 +1,4 @@
-"""Datapoint differences: how far each generation is from its real image, and how near to a training image."""
+"""Datapoint differences: how far each generated image is from its real image, and how near to a training image."""
 
 from typing import NamedTuple
 
@@ -18,27 +18,27 @@ BLOCK = 500  # pairs whose codes are held at a time
 
 
 def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
-    """mean over concepts of sigma(xi_k(x') - xi_k(x)), per pair; neutral at 0.5 and always near it.
+    """Return the mean over concepts of sigma(xi_k(x') - xi_k(x)) per pair, from energies (pairs, k); 0.5 is neutral.
 
-    Concepts that fire on neither image count 0.5 each, so only the differing entries are touched. Source: the paper, section 3.
+    A concept that fires on neither image counts 0.5, so values lie near 0.5 and only nonzero differences are computed.
+    Source: the paper, section 3.
     """
-    difference = (generated - real).tocsr()
-    excess = difference.copy()
-    excess.data = expit(difference.data) - 0.5
+    excess = (generated - real).tocsr()
+    excess.data = expit(excess.data) - 0.5
     return 0.5 + np.asarray(excess.sum(axis=1)).ravel() / real.shape[1]
 
 
 def energy_distance(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
-    """||xi(x') - xi(x)||_2 per pair: 0 only if every concept has the same energy in both images."""
+    """Return ||xi(x') - xi(x)||_2 per pair: 0 only if every concept has the same energy in both images."""
     return np.sqrt(np.asarray((generated - real).power(2).sum(axis=1)).ravel())
 
 
 def distance_in_place(
     generated: TokenCodes, real: TokenCodes, generated_rows: Int[np.ndarray, "pairs"], real_rows: Int[np.ndarray, "pairs"]
 ) -> Float[np.ndarray, "pairs"]:
-    """||z(x') - z(x)||_2 per pair, over all patches: 0 only if every patch has the same codes in both images.
+    """Return ||z(x') - z(x)||_2 per pair, over all patches: 0 only if every patch has the same codes in both images.
 
-    Energies forget where things stand, so that a good drawing of the same things is as near as a copy; codes do not.
+    Unlike energies, codes keep positions: a copy is nearer than a good image of the same things elsewhere.
     """
     parts = []
     for block in np.array_split(np.arange(len(real_rows)), -(-len(real_rows) // BLOCK)):
@@ -55,7 +55,7 @@ class Neighbours(NamedTuple):
 
 
 def nearest_training_images(tokens: TokenSource, corpus: Artifact, rows: Int[np.ndarray, "n"]) -> Neighbours:
-    """Exact search by `image_descriptor` over the whole training corpus, for the images at `rows`."""
+    """Find the nearest training image of each image at `rows`: an exact search by `image_descriptor` over the whole corpus."""
     import faiss
 
     queries = np.concatenate([image_descriptor(shard, tokens.layout) for shard in tokens])[rows]
@@ -70,9 +70,10 @@ def datapoint_table(
     pair_ids: list[str], energies: dict[str, sp.csr_matrix], in_place: dict[str, Float[np.ndarray, "pairs"]],
     neighbours: dict[str, Neighbours],
 ) -> pd.DataFrame:  # fmt: skip
-    """One row a pair and model; `energies` and `neighbours` hold "real" too (the level of images nobody copied).
+    """Return one row per pair and model, with the measures of this module.
 
-    `in_place` are the models' distances in place.
+    `energies` and `neighbours` hold "real" and every model; real images give the similarity of images that nobody copied.
+    `in_place` holds each model's `distance_in_place`.
     """
     parts = []
     for model, matrix in energies.items():
@@ -89,23 +90,23 @@ def datapoint_table(
     return pd.concat(parts, ignore_index=True)
 
 
-def extreme_pairs(table: pd.DataFrame, model: str, n: int, column: str = "energy_distance") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The n pairs with the least and the n with the greatest difference of one model, most extreme first."""
-    rows = table[table["model"] == model].sort_values([column, "pair_id"])
+def extreme_pairs(table: pd.DataFrame, model: str, n: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the n pairs with the least and the n with the greatest energy distance of one model, most extreme first."""
+    rows = table[table["model"] == model].sort_values(["energy_distance", "pair_id"])
     return rows.head(n), rows.tail(n).iloc[::-1]
 
 
 class Excess(NamedTuple):
-    """How many generations are nearer to a training image than almost all real images are."""
+    """Fraction of generated images that are nearer to a training image than almost all real images are."""
 
     share: float
-    low: float  # 95 %, Wilson's interval for a share
+    low: float  # 95 % interval by Wilson
     high: float
-    chance: float  # the share of real images that are as near
+    chance: float  # fraction of real images that are as near
 
 
 def nearer_than_real(table: pd.DataFrame, model: str, chance: float = 0.01) -> Excess:
-    """Share of a model's generations above the similarity that the share `chance` of real images exceeds, by unseen ones."""
+    """Return the fraction of a model's images above the similarity that only a fraction `chance` of real images exceeds."""
     from scipy.stats import binomtest
 
     threshold = table.drop_duplicates("pair_id")["training_similarity_real"].quantile(1 - chance)

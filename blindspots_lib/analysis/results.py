@@ -116,9 +116,9 @@ def fingerprints_of(sources: Sources) -> dict[str, str]:
     return {source: artifact.fingerprint for source, artifact in sources.items()}
 
 
-def tabulate_concepts(results: Results, names: list[tuple[str, float]]) -> Artifact:
-    """Make `concepts.parquet`; `names` says what each concept goes with, and how well (see `concept_table`)."""
-    return keep_table(results.concepts_artifact, lambda: concept_table(results.energies, results.study.analysis, names))
+def tabulate_concepts(results: Results, names: Callable[[], list[tuple[str, float]]]) -> Artifact:
+    """Make `concepts.parquet`; `names` finds what each concept goes with, and how well (see `concept_table`)."""
+    return keep_table(results.concepts_artifact, lambda: concept_table(results.energies, results.study.analysis, names()))
 
 
 def tabulate_datapoints(results: Results, neighbours: Callable[[], dict[str, Neighbours]]) -> Artifact:

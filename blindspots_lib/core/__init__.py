@@ -1,1 +1,1 @@
-"""What everything stands on: the study file, outputs on disk, files from the hub, work in parallel."""
+"""What all other rooms use: the study file, outputs on disk, files from the hub, jobs in parallel."""

@@ -1,8 +1,11 @@
-"""The parts of a study: pairs, models, backbone, SAE, analysis; each validated, immutable, unknown keys refused."""
+"""The parts of a study: pairs, models, backbone, SAE, analysis. Each is validated, immutable, and refuses unknown keys."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+TAGS = {"scenes", "folder", "dataset", "webdataset", "links", "image-corpus", "pipeline", "external", "perfect",
+        "training", "trained"}  # fmt: skip
 
 
 class Part(BaseModel):
@@ -10,11 +13,19 @@ class Part(BaseModel):
 
 
 def contents(part: Part | None, *left_out: str) -> dict[str, Any] | None:
-    """What a part says, but the keys at their default and those left out: what fingerprints are made of.
-
-    A key that a later version adds, at its default, changes no fingerprint.
-    """
+    """Return the keys of a part that are not at their defaults, except those left out: what fingerprints are made of."""
+    # without the defaults, a key that a later version adds changes no fingerprint
     return None if part is None else part.model_dump(mode="json", exclude=set(left_out), exclude_defaults=True)
+
+
+def tag_by_key(default: str, **tags: str) -> Discriminator:
+    """Choose the member of a union by its content: the tag of the first of these keys that is there, else the default."""
+
+    def tag(content: Any) -> str:
+        keys = content if isinstance(content, dict) else getattr(content, "__dict__", {})
+        return next((tag for key, tag in tags.items() if key in keys), default)
+
+    return Discriminator(tag)
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -29,8 +40,7 @@ class Place(Part):
     path: str | None = None  # relative to the project, or absolute
     repo: Repo | None = None  # hub id, owner/name
     revision: str | None = None  # full commit hash: a branch may move, a commit cannot
-
-    may_be_latest: ClassVar[bool] = False  # whether revision may be "latest": found on first use, then recorded
+    may_be_latest: ClassVar[bool] = False  # whether revision may be "latest", which is looked up and recorded on first use
 
     @model_validator(mode="after")
     def check_one_place(self):
@@ -40,9 +50,8 @@ class Place(Part):
             raise ValueError("revision: goes with repo, not with path; remove it")
         if self.repo and not self.revision:
             raise ValueError(f"revision: missing for {self.repo}; give the full commit hash, as in the repository's history")
-        if self.revision == "latest" and self.may_be_latest:
-            return self
-        if self.revision and not (len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")):
+        is_hash = not self.revision or (len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef"))
+        if not is_hash and not (self.may_be_latest and self.revision == "latest"):
             raise ValueError(
                 f"revision = {self.revision!r}: not a commit hash (40 hexadecimal digits); branches and tags move, so "
                 "copy the hash from the repository's history"
@@ -51,36 +60,30 @@ class Place(Part):
 
     @property
     def title(self) -> str:
-        """How messages call it."""
         return self.path or f"{self.repo}@{self.revision[:8]}"
 
 
 class Weights(Place):
     """A model's files: configuration, tokenizer, weights in safetensors."""
 
-    variant: str | None = None  # "fp16": files named so, where the repository has them
+    variant: str | None = None  # "fp16": take the files named so, if the repository has them
     subfolder: str | None = None  # where in the folder or repository
-
-
-# -- pairs ---------------------------------------------------------------------------------------------------------------
 
 
 class Scenes(Part):
     """The first scenes of a corpus."""
 
-    seed: Seed
-    n: Count
+    seed: Seed  # of the corpus
+    n: Count  # number of scenes
 
 
-class ScenePairs(Part):
-    """Pairs drawn from OpenMoji Scenes."""
+class ScenePairs(Scenes):
+    """Pairs drawn from OpenMoji Scenes. The seed must differ from the training corpus's."""
 
     source: Literal["scenes"]
-    n: Count  # number of pairs
-    seed: Seed  # of the corpus; must differ from the training corpus's
-    public: Scenes | None = None  # the pairs come first that models may have been trained on, as in LAION
-    caption_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of pairs with the caption of another
-    shard_size: Count = 250  # pairs a file
+    public: Scenes | None = None  # the first pairs, which models may have been trained on, as on LAION's
+    caption_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0  # fraction of pairs with the caption of another pair
+    shard_size: Count = 250  # pairs per file
 
     @model_validator(mode="after")
     def check_sizes(self):
@@ -102,25 +105,8 @@ class FolderPairs(Part):
     shard_size: Count = 100  # pairs held in memory and written at a time
 
 
-class DatasetPairs(Place):
-    """A set of the `datasets` library: a hub id at a commit, or a local folder that it can load."""
-
-    may_be_latest: ClassVar[bool] = True
-
-    source: Literal["dataset"]
-    config: str | None = None  # of a set that has several
-    split: str = "train"
-    caption_column: str = "caption"
-    image_column: str = "image"
-    id_column: str | None = None  # default: the row's number in the shuffled order
-    n: Count
-    seed: Seed = 0  # of the order that rows are taken in
-    shuffle_buffer: Count = 10_000  # rows that the order is mixed over; 1: as they come
-    shard_size: Count = 100
-
-
 class WebdatasetPairs(Part):
-    """A folder of .tar files with one image, one .txt and perhaps one .json a sample, as img2dataset writes them."""
+    """A folder of .tar files with one image, one .txt and at most one .json per sample, as img2dataset writes them."""
 
     source: Literal["webdataset"]
     path: str
@@ -128,39 +114,50 @@ class WebdatasetPairs(Part):
     shard_size: Count = 100
 
 
-class LinkedPairs(Place):
-    """A set of links and captions, as LAION: rows in a seeded order, images downloaded until n are complete."""
+class Dataset(Place):
+    """A set of the `datasets` library: a hub id at a commit, or a local folder that it can load."""
 
     may_be_latest: ClassVar[bool] = True
+    config: str | None = None  # of a set that has several
+    split: str = "train"
+    seed: Seed = 0  # of the order in which rows are taken
+
+
+class DatasetPairs(Dataset):
+    """Pairs that are rows of a set, each with an image and a caption."""
+
+    source: Literal["dataset"]
+    caption_column: str = "caption"
+    image_column: str = "image"
+    id_column: str | None = None  # default: the row's number in the shuffled order
+    n: Count
+    shuffle_buffer: Count = 10_000  # number of rows that are shuffled together; 1: rows keep their order
+    shard_size: Count = 100
+
+
+class LinkedPairs(Dataset):
+    """A set of links and captions, such as LAION: rows in a seeded order, images downloaded until n pairs are complete."""
 
     source: Literal["links"]
-    config: str | None = None
-    split: str = "train"
     link_column: str = "url"
     caption_column: str = "caption"
     n: Count
-    seed: Seed = 0
     shuffle_buffer: Count = 100_000
     n_connections: Annotated[int, Field(ge=1, le=128)] = 32  # downloads at a time
-    timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds for one image, in all
+    timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds per image, in all
     max_megabytes: Annotated[float, Field(gt=0)] = 20.0  # of one image as it is sent
     store_side: Count = 512  # longest short side kept, pixels
-    shard_size: Count = 50  # what an interruption may cost
+    shard_size: Count = 50  # pairs that an interruption may cost
 
 
 Pairs = Annotated[ScenePairs | FolderPairs | DatasetPairs | WebdatasetPairs | LinkedPairs, Field(discriminator="source")]
 
 
-class ImageCorpus(Place):
-    """Images without captions that an SAE learns from: a folder of images at any depth, or a set of `datasets` on the hub."""
+class ImageCorpus(Dataset):
+    """Images without captions that an SAE learns from: a folder of images at any depth, or a set on the hub."""
 
-    may_be_latest: ClassVar[bool] = True
-
-    config: str | None = None
-    split: str = "train"
     image_column: str = "image"
-    n: Count | None = None  # images, drawn with the seed; default: all of a folder
-    seed: Seed = 0
+    n: Count | None = None  # number of images, drawn with the seed; default: all of a folder
     shard_size: Count = 1000
 
     @model_validator(mode="after")
@@ -171,28 +168,20 @@ class ImageCorpus(Place):
 
 
 class SceneCorpus(Scenes):
-    """The first scenes of a corpus of their own that an SAE learns from."""
+    """The first scenes of a separate corpus that an SAE learns from."""
 
     source: Literal["scenes"]
     shard_size: Count = 1000
 
 
-def corpus_kind(content: Any) -> str:
-    return (
-        "scenes" if "source" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "image-corpus"
-    )
-
-
 Corpus = Annotated[
-    Annotated[SceneCorpus, Tag("scenes")] | Annotated[ImageCorpus, Tag("image-corpus")], Discriminator(corpus_kind)
+    Annotated[SceneCorpus, Tag("scenes")] | Annotated[ImageCorpus, Tag("image-corpus")],
+    tag_by_key("image-corpus", source="scenes"),
 ]
 
 
-# -- models --------------------------------------------------------------------------------------------------------------
-
-
 class LoRA(Weights):
-    """Low-rank weights that are laid over a pipeline's."""
+    """Low-rank weights that are added to a pipeline's."""
 
     file: str | None = None  # of a folder with several
     scale: float = 1.0
@@ -214,12 +203,12 @@ class TextToImageModel(Weights):
     unet: Weights | None = None  # in place of the pipeline's own, such as a DPO-tuned one
     lora: LoRA | None = None
     scheduler: Scheduler | None = None
-    image_size: Count  # pixels a side
+    image_size: Count  # pixels per side
     steps: Count  # solver steps
     guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
     batch_size: Count = 25  # images at a time
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    offload: Literal["auto", "never", "model", "sequential"] = "auto"  # parts wait in main memory; auto: if they do not fit
+    offload: Literal["auto", "never", "model", "sequential"] = "auto"  # keep parts in main memory; auto: if the GPU is too small
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
 
     @property
@@ -230,7 +219,7 @@ class TextToImageModel(Weights):
 
 
 class ExternalImages(Part):
-    """Images that another program or a service made for the same captions."""
+    """External images: another program or a service made them for the same captions."""
 
     name: Name
     label: str
@@ -238,27 +227,19 @@ class ExternalImages(Part):
 
 
 class PerfectGenerator(Part):
-    """Fresh draws of the process that draws the scenes, for the same captions: the model without faults."""
+    """The model without faults: it draws, for the same captions, from the process that draws the scenes."""
 
     name: Name
     label: str
     draws: Literal["afresh"]
 
 
-def model_kind(content: Any) -> str:
-    keys = content if isinstance(content, dict) else getattr(content, "__dict__", {})
-    return "elsewhere" if "images" in keys else "perfect" if "draws" in keys else "pipeline"
-
-
 Model = Annotated[
     Annotated[TextToImageModel, Tag("pipeline")]
-    | Annotated[ExternalImages, Tag("elsewhere")]
+    | Annotated[ExternalImages, Tag("external")]
     | Annotated[PerfectGenerator, Tag("perfect")],
-    Discriminator(model_kind),
+    tag_by_key("pipeline", images="external", draws="perfect"),
 ]
-
-
-# -- what reads the images -----------------------------------------------------------------------------------------------
 
 
 class Backbone(Weights):
@@ -267,29 +248,28 @@ class Backbone(Weights):
     resize: Count  # short side after resizing, pixels
     crop: Count  # side of the centre crop, pixels
     batch_size: Count = 100
-    keep_tokens: bool = True  # store all tokens; false: make them again in every stage that reads them
+    keep_tokens: bool = True  # store all tokens; false: compute them again in every stage that reads them
 
 
 class SAEConfig(Part):
     """The sparse autoencoder and its training."""
 
-    n_concepts: Count  # K
+    n_concepts: Count
     top_k: Count  # active concepts per token
     dictionary: Literal["dense", "local", "free"] = "dense"  # atoms mix all candidates, the nearest ones, or are free (no RA-SAE)
-    n_candidates: Count  # C, k-means centroids that atoms are made of, or start at
-    n_neighbours: Count = 32  # m, candidates that an atom of a local dictionary mixes
-    relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # longest row of Lambda
+    n_candidates: Count  # number of k-means centroids that atoms are mixed from, or start at
+    n_neighbours: Count = 32  # number of candidates that an atom of a local dictionary mixes
+    relaxation_radius: Annotated[float, Field(ge=0)] = 1.0  # greatest norm of a row of Lambda
     corpus: Corpus | None = None  # images it learns from; default: the real images of the pairs
-    tokens: Literal["all", "patches", "cls"] = "all"  # which tokens of an image it learns from
+    tokens: Literal["all", "patches", "cls"] = "all"  # the tokens of an image that it learns from
     n_steps: Count  # optimizer steps
-    batch_size: Count = 2048  # tokens a step
+    batch_size: Count = 2048  # tokens per step
     buffer_size: Count = 262_144  # tokens held in memory and shuffled together
-    points_per_candidate: Count = 128  # tokens a centroid that k-means sees
-    search: Literal["float32", "bfloat16"] = "float32"  # bfloat16: coarser, for processors without fast products of int8
+    points_per_candidate: Count = 128  # tokens per centroid that k-means sees
     precision: Literal["float32", "bfloat16"] = "float32"  # of the products with the candidates; parameters are float32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of the steps
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.05  # fraction of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     aux_coeff: Annotated[float, Field(ge=0)] = 1e-3  # of the term that revives dead concepts
     dead_after: Count = 20  # steps without firing until a concept counts as dead
@@ -310,18 +290,15 @@ class TrainedSAE(Place):
     """An SAE that is trained already: a state dict in Overcomplete's layout."""
 
     file: str  # its weights, in the folder or repository: .safetensors, or a .pt that holds tensors only
-    n_concepts: Count  # K, to be checked against the file
+    n_concepts: Count  # checked against the file
     top_k: Count | None = 5  # active concepts per token; null: codes at or above the threshold
     threshold: float | None = None  # of a BatchTopK SAE whose file lacks it
-    search: Literal["float32", "bfloat16"] = "float32"
-    seed: Seed = 0  # recorded with the figures, as that of a training is
+    seed: Seed = 0  # recorded with the figures, as a training's is
 
 
-def sae_kind(content: Any) -> str:
-    return "trained" if "file" in (content if isinstance(content, dict) else getattr(content, "__dict__", {})) else "training"
-
-
-SAE = Annotated[Annotated[SAEConfig, Tag("training")] | Annotated[TrainedSAE, Tag("trained")], Discriminator(sae_kind)]
+SAE = Annotated[
+    Annotated[SAEConfig, Tag("training")] | Annotated[TrainedSAE, Tag("trained")], tag_by_key("training", file="trained")
+]
 
 
 class Analysis(Part):
@@ -332,7 +309,7 @@ class Analysis(Part):
     suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
     exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
     n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the concepts, for the skewness
-    min_images: Count = 5  # a concept is ranked if it fires on at least so many images, real and generated together
+    min_images: Count = 5  # a concept is ranked if it fires on at least this many images, real and generated together
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -343,25 +320,19 @@ class Analysis(Part):
 
 
 class Stability(Part):
-    """SAEs trained again to see whether the same concepts come again."""
+    """SAEs that are trained again, to see whether the same concepts come back."""
 
-    n_orders: Annotated[int, Field(ge=2)] = 2  # of the tokens, from the same k-means candidates
-    n_starts: Annotated[int, Field(ge=2)] = 3  # from independent ones
+    n_orders: Annotated[int, Field(ge=2)] = 2  # orders of the tokens, from the same k-means candidates
+    n_starts: Annotated[int, Field(ge=2)] = 3  # starts from independent candidates
 
 
 class Validation(Part):
-    """How the instrument itself is judged, on a study whose models have known faults (plants.json beside their weights)."""
+    """The trial of the instrument itself, where the models' faults are known (plants.json beside their weights)."""
 
     oracle: Weights  # a classifier of what is in an image
-    clip: Weights  # for the agreement of captions and images
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]  # of the SAEs that are judged; none of them was tuned on
+    clip: Weights  # measures how well captions and images agree
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]  # of the SAEs that are judged; none of them was used for tuning
 
     @property
     def judges(self) -> dict[str, Weights]:
         return {"oracle": self.oracle, "clip": self.clip}
-
-
-TAGS = {  # see describe
-    "scenes", "folder", "dataset", "webdataset", "links", "pipeline", "elsewhere", "perfect", "training", "trained",
-    "image-corpus",
-}  # fmt: skip

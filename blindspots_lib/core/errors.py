@@ -1,5 +1,5 @@
-"""The one kind of error that users see as a line of text."""
+"""The one error that users see as a line of text."""
 
 
 class StudyError(Exception):
-    """Something the user can mend. Its message is one line: what is wrong, where, and how to mend it."""
+    """The user can mend this. The message is one line: what is wrong, where, and how to mend it."""

@@ -1,4 +1,4 @@
-"""Small work side by side, a core each: two cores share what is made of many short operations badly."""
+"""Run small jobs in parallel, one thread each; they are too short to gain from more."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
-AT_ONCE = 4  # pieces of work, each with memory of its own
+AT_ONCE = 4  # jobs at a time; each needs its own memory
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def n_side_by_side() -> int:
-    """How many pieces of small work are done at a time here: one where there is a GPU."""
+    """Return the number of small jobs to run at a time on this machine: one if it has a GPU."""
     import torch
 
     return 1 if torch.cuda.is_available() else min(torch.get_num_threads(), AT_ONCE)
@@ -21,9 +21,9 @@ def n_side_by_side() -> int:
 def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item], at_once: int, given_up: Event | None = None
 ) -> Iterator[Iterator[Result]]:
-    """`work(item)` of every item, in their order, up to `at_once` at a time, each on its share of the cores.
+    """Yield `work(item)` for every item, in their order, up to `at_once` at a time; jobs divide the cores evenly.
 
-    Where the context ends, `given_up` is set, what has begun is awaited and nothing else begins.
+    When the context ends, `given_up` is set, running jobs are awaited and no other job starts.
     """
     import torch
 
@@ -31,8 +31,8 @@ def side_by_side(
     if workers <= 1:
         yield map(work, items)
         return
-    share = max(1, torch.get_num_threads() // workers)
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+    n_threads = max(1, torch.get_num_threads() // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(n_threads,))
     try:
         yield pool.map(work, items)
     finally:

@@ -1,4 +1,4 @@
-"""Where things are: the project, the outputs of all studies, the paths that a study file names."""
+"""Paths: the project, the outputs of all studies, and the paths in a study file."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def runs_folder() -> Path:
-    """Where all studies keep their outputs."""
+    """Return the folder of all studies' outputs."""
     return Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs"))
 
 
 def resolve(path: str) -> Path:
-    """A path of a study file: absolute, or relative to the project."""
+    """Make a path of a study file absolute; it may be relative to the project."""
     return PROJECT_ROOT / Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""The study: one YAML file that says which pairs, models, backbone, SAE and analysis, validated before anything runs."""
+"""The study: one YAML file that names pairs, models, backbone, SAE and analysis. It is validated before anything runs."""
 
 import os
 from pathlib import Path
@@ -7,89 +7,78 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from blindspots_lib.core import config
 from blindspots_lib.core.artifacts import Workspace
-from blindspots_lib.core.config import (
-    SAE,
-    TAGS,
-    Analysis,
-    Backbone,
-    ExternalImages,
-    Model,
-    Name,
-    Pairs,
-    Part,
-    PerfectGenerator,
-    SAEConfig,
-    SceneCorpus,
-    ScenePairs,
-    Scenes,
-    Seed,
-    Stability,
-    TextToImageModel,
-    Validation,
-)
+from blindspots_lib.core.config import ExternalImages, Model, Name, PerfectGenerator, SAEConfig, ScenePairs, TextToImageModel
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT, runs_folder
 
 
-class Study(Part):
+class Study(config.Part):
     """Everything that decides the numbers of a study."""
 
     name: Name
     title: str
     replica: bool  # a controlled replica: every figure says so
     attribution: str = ""  # owed wherever images of the study are shown
-    seed: Seed
-    pairs: Pairs
-    training_corpus: Scenes | None = None  # what the models were trained on, to look for copies in
+    seed: config.Seed
+    pairs: config.Pairs
+    training_corpus: config.Scenes | None = None  # what the models were trained on, to look for copies in
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
-    backbone: Backbone
-    sae: SAE
-    stability: Stability | None = None
-    analysis: Analysis = Analysis()
-    validation: Validation | None = None
+    backbone: config.Backbone
+    sae: config.SAE
+    stability: config.Stability | None = None
+    analysis: config.Analysis = config.Analysis()
+    validation: config.Validation | None = None
 
     @model_validator(mode="after")
-    def check_parts_fit(self) -> "Study":
+    def check_parts(self) -> "Study":
         names = [model.name for model in self.models]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := sorted(name for name in names if names.count(name) > 1):
             raise ValueError(f"models: the name {twice[0]!r} is given twice; give each model its own name")
-        taken = sorted({"real", "corpus", "captions"} & set(names))
-        if taken:
+        if taken := sorted({"real", "corpus", "captions"} & set(names)):
             raise ValueError(f"models: the name {taken[0]!r} is taken; choose another")
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
         if self.stability and not isinstance(self.sae, SAEConfig):
             raise ValueError("stability: trains SAEs again, but this study's SAE comes trained; remove the part")
-        if self.validation and not (isinstance(self.sae, SAEConfig) and isinstance(self.pairs, ScenePairs)):
+        return self
+
+    @model_validator(mode="after")
+    def check_validation(self) -> "Study":
+        if not self.validation:
+            return self
+        if not (isinstance(self.sae, SAEConfig) and isinstance(self.pairs, ScenePairs)):
             raise ValueError("validation: needs pairs of source scenes and an SAE trained here; remove the part")
-        elsewhere = [model.name for model in self.models if isinstance(model, ExternalImages)]
-        if self.validation and elsewhere:
-            raise ValueError(f"validation: nobody knows what was planted in {elsewhere[0]!r}, made elsewhere; remove one of them")
-        if self.validation and not self.training_corpus:
+        if external := self.of_kind(ExternalImages):
+            raise ValueError(f"validation: nobody knows the faults of {external[0].name!r}, external images; remove one of them")
+        if not self.training_corpus:
             raise ValueError("validation: needs training_corpus, in which copies are looked for; add it")
-        if self.validation and not any(isinstance(model, PerfectGenerator) for model in self.models):
+        if not self.of_kind(PerfectGenerator):
             raise ValueError("validation: needs the perfect generator among the models, as the null; add {draws: afresh}")
-        scenes = self.pairs if isinstance(self.pairs, ScenePairs) else None
-        perfect = [model.name for model in self.models if isinstance(model, PerfectGenerator)]
-        if perfect and not scenes:
-            raise ValueError(f"models: {perfect[0]!r} draws afresh, which only pairs of source scenes allow; remove it")
-        if scenes and self.training_corpus and scenes.seed == self.training_corpus.seed:
-            raise ValueError(f"pairs.seed = {scenes.seed}: is the training corpus's; choose another, or nothing is new")
-        corpus = getattr(self.sae, "corpus", None)
-        if scenes and isinstance(corpus, SceneCorpus) and corpus.seed == scenes.seed:
+        return self
+
+    @model_validator(mode="after")
+    def check_scenes(self) -> "Study":
+        perfect, corpus = self.of_kind(PerfectGenerator), getattr(self.sae, "corpus", None)
+        is_scenes = isinstance(self.pairs, ScenePairs)
+        if perfect and not is_scenes:
+            raise ValueError(f"models: {perfect[0].name!r} draws afresh, which only pairs of source scenes allow; remove it")
+        if is_scenes and self.training_corpus and self.pairs.seed == self.training_corpus.seed:
+            raise ValueError(f"pairs.seed = {self.pairs.seed}: is the training corpus's; choose another, or nothing is new")
+        if is_scenes and isinstance(corpus, config.SceneCorpus) and corpus.seed == self.pairs.seed:
             raise ValueError(f"sae.corpus.seed = {corpus.seed}: is that of the pairs; choose another, so that they differ")
         return self
 
+    def of_kind(self, kind: type) -> tuple:
+        return tuple(model for model in self.models if isinstance(model, kind))
+
     @property
     def folder(self) -> Path:
-        """Where the study's outputs are kept."""
         return runs_folder() / self.name
 
     @property
     def workspace(self) -> Workspace:
-        """What stages need of a study besides their own part."""
         return Workspace(self.name, self.folder, self.seed)
 
     @property
@@ -99,14 +88,14 @@ class Study(Part):
     @property
     def pipelines(self) -> tuple[TextToImageModel, ...]:
         """The models whose images are generated here."""
-        return tuple(model for model in self.models if isinstance(model, TextToImageModel))
+        return self.of_kind(TextToImageModel)
 
     def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)
 
 
 def study_path(study: str) -> Path:
-    """The file of a study: a name in `studies/`, or a path that ends in .yaml."""
+    """Return the file of a study: a name in `studies/`, or a path that ends in .yaml."""
     path = Path(study) if study.endswith((".yaml", ".yml")) else PROJECT_ROOT / "studies" / f"{study}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in (PROJECT_ROOT / "studies").glob("*.yaml")))
@@ -115,10 +104,7 @@ def study_path(study: str) -> Path:
 
 
 def load_study(study: str) -> Study:
-    """Read and validate a study.
-
-    Raises StudyError, in one line that names the key, its value and what is allowed.
-    """
+    """Read and validate a study. Raises StudyError, in one line that names the key, its value and what is allowed."""
     path = study_path(study)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -138,8 +124,8 @@ def load_study(study: str) -> Study:
 
 
 def describe(problem: dict[str, Any]) -> str:
-    """One clause for one problem that pydantic found."""
-    key = ".".join(str(part) for part in problem["loc"] if part not in TAGS)  # pydantic counts the kind of a part as a key
+    """Return one clause for one problem that pydantic found."""
+    key = ".".join(str(part) for part in problem["loc"] if part not in config.TAGS)  # pydantic's loc also names union members
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its spelling"
     if problem["type"] == "missing":

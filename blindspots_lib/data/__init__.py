@@ -1,1 +1,1 @@
-"""Where image-caption pairs (x, t) come from: scenes, folders, sets, links; collected and stored in one format."""
+"""Image-caption pairs (x, t): scenes, folders, data sets and links are their sources; all are stored in one format."""

@@ -1,10 +1,9 @@
-"""Collect the pairs of a study, and the images that its SAE learns from: validated, written in shards, losses counted."""
+"""Collect the pairs of a study and the images that its SAE learns from: validate them, write shards, count losses."""
 
 import itertools
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -20,16 +19,16 @@ PAIRS, CORPUS = Stage("pairs", 1), Stage("corpus", 1)
 
 
 def pairs_artifact(workspace: Workspace, config: Pairs) -> Artifact:
-    """The output folder of `collect_pairs`."""
+    """Describe the output folder of `collect_pairs`."""
     return Artifact(workspace, "pairs", PAIRS, contents(config, "path", "n_connections", "timeout"), source_inputs(config))
 
 
 def collect_pairs(workspace: Workspace, config: Pairs) -> Artifact:
-    """Draw, copy or download the real image-caption pairs of a study, validated, into Parquet shards.
+    """Draw, copy or download the real image-caption pairs of a study into Parquet shards; validate each pair.
 
-    An interrupted run goes on after its last finished shard, and a greater `n` after the last pair. (Scenes are drawn
-    again: which of them carry another's caption depends on n.) The header counts, by cause, the candidates that gave no pair.
-    Raises StudyError if the source has fewer than `n` pairs, and for the first fault of one's own images.
+    An interrupted run goes on after its last finished shard, and a greater `n` after the last pair. Scenes are drawn again,
+    because the caption noise depends on n. The header counts lost candidates by cause.
+    Raises StudyError if the source has fewer than `n` pairs, or at the first fault in the user's own images.
     """
     artifact = pairs_artifact(workspace, config)
     if artifact.is_complete():
@@ -55,7 +54,7 @@ def collect_pairs(workspace: Workspace, config: Pairs) -> Artifact:
 
 
 class Progress:
-    """How many candidates the finished shards have taken, and what was lost on the way, kept beside the shards."""
+    """The number of candidates that finished shards took, and the losses by cause; stored beside the shards."""
 
     def __init__(self, artifact: Artifact):
         self.path = artifact.folder / "progress.json"
@@ -69,49 +68,42 @@ class Progress:
 
 
 def next_rows(source: Candidates, n: int, ids: set[str], is_own: bool, bar: tqdm) -> tuple[list[dict], int, Counter]:
-    """The next n good pairs as rows, the number of candidates that took, and why the others were lost."""
+    """Return the next n good pairs as rows, the number of candidates they took, and the number of lost ones by cause."""
     rows, taken, lost = [], 0, Counter()
     while len(rows) < n and (candidate := next(source, None)) is not None:
         taken += 1
-        fault = Fault(candidate.cause, "") if isinstance(candidate, Lost) else find_fault(candidate, ids)
-        if fault and is_own:
-            raise StudyError(fault.message)
-        if fault:
-            lost[fault.cause] += 1
-            continue
-        ids.add(candidate.pair_id)
-        rows.append({**candidate._asdict(), "image": {"bytes": candidate.image, "path": None}})
-        bar.update()
+        cause, message = (candidate.cause, "") if isinstance(candidate, Lost) else find_fault(candidate, ids)
+        if cause and is_own:
+            raise StudyError(message)
+        if cause:
+            lost[cause] += 1
+        else:
+            ids.add(candidate.pair_id)
+            rows.append({**candidate._asdict(), "image": {"bytes": candidate.image, "path": None}})
+            bar.update()
     return rows, taken, lost
 
 
-class Fault(NamedTuple):
-    """What is wrong with a pair: the cause that is counted, or the message where it stops the run."""
-
-    cause: str
-    message: str
-
-
-def find_fault(pair: Pair, ids: set[str]) -> Fault | None:
-    """Why a pair is not fit for study, or None: its id, its caption, or an image that does not decode."""
+def find_fault(pair: Pair, ids: set[str]) -> tuple[str, str]:
+    """Return what is wrong with a pair: the cause to count, "" if nothing is, and the message if it stops the run."""
     if pair.pair_id in ids:
-        return Fault("duplicate", f"pair {pair.pair_id!r}: this pair_id stands twice; give every pair its own")
+        return "duplicate", f"pair {pair.pair_id!r}: this pair_id stands twice; give every pair its own"
     if not pair.caption.strip():
-        return Fault("no caption", f"pair {pair.pair_id!r}: its caption is empty; add one or remove the pair")
+        return "no caption", f"pair {pair.pair_id!r}: its caption is empty; add one or remove the pair"
     try:
         decode_image(pair.image, f"image of pair {pair.pair_id!r}")
     except StudyError as error:
-        return Fault("not a readable image", str(error))
-    return None
+        return "not a readable image", str(error)
+    return "", ""
 
 
 def corpus_artifact(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> Artifact:
-    """The output folder of `collect_corpus`."""
+    """Describe the output folder of `collect_corpus`."""
     return Artifact(workspace, "corpus", CORPUS, contents(config, "path"), corpus_inputs(config))
 
 
 def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> Artifact:
-    """Collect the images that an SAE learns from, if not the real ones: named where they lie, or copied from a set."""
+    """Collect the images that an SAE learns from, if not the real ones: paths to those of a folder, copies of a set's."""
     artifact = corpus_artifact(workspace, config)
     if artifact.is_complete():
         return artifact
@@ -121,13 +113,12 @@ def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> A
     cells = open_corpus(config, artifact, skip=n)
     with tqdm(total=config.n, initial=n, desc="corpus", unit="image") as bar:
         for index in itertools.count(len(finished)):
-            batch = list(itertools.islice(cells, config.shard_size))
-            if not batch:
+            rows = [corpus_row(f"image-{n + i:08d}", cell) for i, cell in enumerate(itertools.islice(cells, config.shard_size))]
+            if not rows:
                 break
-            rows = [corpus_row(f"image-{n + i:08d}", cell) for i, cell in enumerate(batch)]
             write_shard(shard_path(artifact.folder, index, "parquet"), rows, generation_schema())
-            n += len(batch)
-            bar.update(len(batch))
+            n += len(rows)
+            bar.update(len(rows))
     if n < (config.n or 1):
         raise StudyError(f"sae.corpus.n = {config.n}: {config.title} has only {n} images; lower it")
     artifact.finish(n_images=n)
@@ -135,11 +126,10 @@ def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> A
 
 
 def corpus_row(image_id: str, cell: dict) -> dict:
-    """The row of an image of the corpus; one of a set that does not decode is lost, one of a folder is read later."""
-    fault = ""
-    if cell["path"] is None:
-        try:
+    """Make the row of a corpus image. An image of a set that does not decode is lost; those of a folder are read later."""
+    try:
+        if cell["path"] is None:
             decode_image(cell["bytes"] or b"", image_id)
-        except StudyError:
-            fault = "not a readable image"
-    return {"pair_id": image_id, "image": None if fault else cell, "lost": fault}
+    except StudyError:
+        return {"pair_id": image_id, "image": None, "lost": "not a readable image"}
+    return {"pair_id": image_id, "image": cell, "lost": ""}

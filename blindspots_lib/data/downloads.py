@@ -1,13 +1,13 @@
-"""Images from links: a few at a time, each under limits of time, size and content, in the order of the links.
+"""Download images from links: several at a time, under limits of time, size and content, in the order of the links.
 
-Politely: a server that says no-ai is left alone, one that says wait is waited for, and none is asked more than three
-times. Whatever fails is a cause that is counted; only if nothing at all answers does the run stop.
+A server that answers `noai` is left alone, a busy one is given time, and none is asked more than three times. Failures are
+counted by cause; the run stops only if nothing at all answers.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from blindspots_lib.core.config import LinkedPairs
@@ -18,8 +18,8 @@ OPTED_OUT = {"noai", "noimageai", "noindex", "noimageindex", "none"}  # words of
 N_TRIES = 3
 LONGEST_WAIT = 10.0  # seconds that a server may ask us to wait
 UNREACHABLE = "no connection"
-UNREACHABLE_LIMIT = 100  # links in a row: then it is the network, not the links
-AHEAD = 4  # links in flight or waiting, times the connections
+UNREACHABLE_LIMIT = 100  # links in a row: after so many the network is down, not the links
+AHEAD = 4  # submitted links per connection
 
 
 class Fetched(NamedTuple):
@@ -28,26 +28,24 @@ class Fetched(NamedTuple):
 
 
 class Refused(Exception):
-    """Why a link gives no image, and after how many seconds it is worth another try, if at all."""
+    """Why a link gives no image, and the seconds until another try; None if another try will not help."""
 
     def __init__(self, cause: str, pause: float | None = None):
-        super().__init__(cause)
         self.cause, self.pause = cause, pause
 
 
 def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config: LinkedPairs) -> Iterator[tuple[Any, Fetched]]:
-    """Each row with what its link gave, in the order of the rows, `config.n_connections` at a time.
+    """Yield each row with what its link gave, in the order of the rows; `config.n_connections` downloads at a time.
 
-    Raises StudyError if a long run of links cannot be reached at all.
+    Raises StudyError if `UNREACHABLE_LIMIT` links in a row cannot be reached.
     """
     import httpx2
 
-    unreachable, waiting = 0, deque()
-    limits = httpx2.Limits(max_connections=config.n_connections)
+    rows, waiting, unreachable = iter(rows), deque(), 0
     client = httpx2.Client(
-        timeout=config.timeout, follow_redirects=True, max_redirects=5, limits=limits, headers={"User-Agent": AGENT}
-    )
-    rows = iter(rows)
+        timeout=config.timeout, follow_redirects=True, max_redirects=5, headers={"User-Agent": AGENT},
+        limits=httpx2.Limits(max_connections=config.n_connections),
+    )  # fmt: skip
     pool = ThreadPoolExecutor(config.n_connections)
     try:
         while True:
@@ -56,29 +54,22 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
             if not waiting:
                 return
             row, future = waiting.popleft()
-            found = result_of(future, 2 * config.timeout)
+            try:  # a server that sends slowly is not awaited, since the links behind it wait too
+                found = future.result(timeout=2 * config.timeout)
+            except TimeoutError:
+                found = Fetched(b"", "timeout")
             unreachable = unreachable + 1 if found.lost == UNREACHABLE else 0
             if unreachable == UNREACHABLE_LIMIT:
-                raise StudyError(
-                    f"pairs: {unreachable} links in a row could not be reached, so the network seems to be down; finished pairs "
-                    "are kept, run again"
-                )
+                reason = f"{unreachable} links in a row could not be reached, so the network seems to be down"
+                raise StudyError(f"pairs: {reason}; finished pairs are kept, run again")
             yield row, found
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         client.close()
 
 
-def result_of(future: Future, seconds: float) -> Fetched:
-    """What a download gives; a server that drips its answer is not waited for, since the links behind it wait too."""
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        return Fetched(b"", "timeout")
-
-
 def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], None] = time.sleep) -> Fetched:
-    """What a link gives: the bytes of a file that says it is an image, or the cause of its loss."""
+    """Return what a link gives: the bytes of a file that claims to be an image, or the cause of its loss."""
     import httpx2
 
     deadline = time.monotonic() + config.timeout
@@ -99,22 +90,21 @@ def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], 
             cut = isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
             cause, pause = ("connection cut", 0.0) if cut else ("not a link", None)
         if pause is None or attempt + 1 == N_TRIES or time.monotonic() + pause > deadline:
-            return Fetched(b"", cause)
+            break
         wait(pause)
     return Fetched(b"", cause)
 
 
 def read_image(client, link: Any, config: LinkedPairs, deadline: float) -> bytes:
-    """One request, read under the limits. Raises `Refused` if it gives no image."""
+    """Send one request and read the answer under the limits. Raises `Refused` if it gives no image."""
     if not isinstance(link, str) or not link.startswith(("http://", "https://")):
         raise Refused("not a link")
     limit = int(config.max_megabytes * 1e6)
     with client.stream("GET", link) as response:
-        if response.status_code in (429, 503):
-            asked = response.headers.get("Retry-After", "1")
-            raise Refused(f"status {response.status_code}", min(LONGEST_WAIT, float(asked) if asked.isdigit() else 1.0))
-        if response.status_code != 200:
-            raise Refused(f"status {response.status_code}")
+        if (status := response.status_code) != 200:
+            asked = response.headers.get("Retry-After", "")
+            pause = min(LONGEST_WAIT, float(asked) if asked.isdigit() else 1.0) if status in (429, 503) else None
+            raise Refused(f"status {status}", pause)
         if OPTED_OUT & {word.strip(" :").lower() for word in response.headers.get("X-Robots-Tag", "").split(",")}:
             raise Refused("opted out")
         kind = response.headers.get("Content-Type", "image/unknown")
@@ -125,8 +115,6 @@ def read_image(client, link: Any, config: LinkedPairs, deadline: float) -> bytes
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
-            if len(content) > limit:
-                raise Refused("too large")
-            if time.monotonic() > deadline:
-                raise Refused("timeout")
+            if len(content) > limit or time.monotonic() > deadline:
+                raise Refused("too large" if len(content) > limit else "timeout")
     return bytes(content)

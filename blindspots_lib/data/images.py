@@ -1,4 +1,4 @@
-"""Image files: decoded under limits, whoever they come from; encoded for keeping."""
+"""Image files: found in folders, decoded under limits, encoded for storage."""
 
 import io
 from pathlib import Path
@@ -9,8 +9,13 @@ from PIL import Image, ImageOps
 from blindspots_lib.core.errors import StudyError
 
 MAX_PIXELS = 64_000_000  # a larger image is refused before it is decoded
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # others, EPS for one, start programs of their own
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")  # other readers may start programs: EPS starts Ghostscript
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return all image files below a folder, in order."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -20,7 +25,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """An RGB image from the bytes of a file, upright; what is transparent becomes white.
+    """Decode a file to an upright RGB image; transparent parts become white.
 
     Raises StudyError if the bytes are cut short, not an image, or claim more than `MAX_PIXELS`.
     """
@@ -35,22 +40,21 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         return image.convert("RGB")
     except StudyError:
         raise
-    except Exception as error:  # Pillow's readers raise many kinds for a damaged file
+    except Exception as error:  # Pillow raises many kinds for a damaged file
         raise StudyError(f"{name}: not a readable image ({error}); replace or remove it") from None
 
 
-def stored_bytes(image: dict, name: str) -> bytes:
-    """The file of an image column's cell: the bytes in it, or those of the file that it names."""
-    if image["bytes"] is not None:
-        return image["bytes"]
+def stored_image(row: dict, path: Path) -> Image.Image:
+    """Decode the image of a row of the Parquet file `path`: from the bytes in it, or from the file that it names."""
+    name, content = f"image of pair {row['pair_id']!r} in {path}", row["image"]["bytes"]
     try:
-        return Path(image["path"]).read_bytes()
+        return decode_image(Path(row["image"]["path"]).read_bytes() if content is None else content, name)
     except OSError as error:
-        raise StudyError(f"{name}: {image['path']} cannot be read ({error.strerror}); put it back") from None
+        raise StudyError(f"{name}: {row['image']['path']} cannot be read ({error.strerror}); put it back") from None
 
 
 def shrunk(data: bytes, side: int, name: str) -> bytes:
-    """The file of an image, made again as a JPEG if its short side is longer than `side` pixels."""
+    """Return an image file, encoded again as a JPEG if its short side is longer than `side` pixels."""
     image = decode_image(data, name)
     if min(image.size) <= side:
         return data
@@ -60,8 +64,8 @@ def shrunk(data: bytes, side: int, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def centre_square(image: Image.Image, share: float) -> Image.Image:
-    """The square in the middle of an image whose side is `share` of the short side: what a centre crop leaves of it."""
-    side = round(min(image.size) * share)
+def centre_square(image: Image.Image, fraction: float) -> Image.Image:
+    """Crop the square in the middle of an image; its side is this fraction of the short side."""
+    side = round(min(image.size) * fraction)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))

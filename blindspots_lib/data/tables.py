@@ -1,4 +1,4 @@
-"""Tables that users bring: .csv, .jsonl or .parquet, read as text; the files that they name."""
+"""Tables that users bring (.csv, .jsonl or .parquet), read as text, and the files that they name."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def find_table(folder: Path) -> Path:
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A .csv, .jsonl or .parquet file as text. Raises StudyError if it is not readable or lacks a column."""
+    """Read a .csv, .jsonl or .parquet file as text. Raises StudyError if it is not readable or lacks a column."""
     readers = {
         ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False),
         ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
@@ -32,14 +32,13 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise StudyError(f"{path}: a table must be .csv, .jsonl or .parquet") from None
     except Exception as error:  # pandas and pyarrow raise many kinds
         raise StudyError(f"{path}: not a readable table ({str(error).splitlines()[0]})") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
+    if missing := [column for column in columns if column not in table.columns]:
         raise StudyError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
     return table
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file that a table names, which must lie in the folder."""
+    """Return the path of a file that a table names. Raises StudyError if it is outside of the folder."""
     file = (folder / str(name)).resolve()
     if not file.is_relative_to(folder.resolve()):
         raise StudyError(f"{folder}: the table names {name!r}, which lies outside of the folder; correct it")

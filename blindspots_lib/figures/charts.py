@@ -1,5 +1,6 @@
-"""Charts, one function a figure, one style; and `save_figure`, which ties every figure to what made it."""
+"""Charts: one function per figure, all in the style of `style`."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,30 +11,12 @@ from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from blindspots_lib.analysis import distribution
 from blindspots_lib.analysis.delta import ranked_deltas
-from blindspots_lib.analysis.distribution import (
-    Correlation,
-    Shape,
-    correlate_error_with_frequency,
-    correlate_models,
-    distribution_shape,
-    energy_ratio,
-    frequency_bands,
-    frequency_values,
-)
+from blindspots_lib.analysis.distribution import Correlation, Shape, energy_ratio
 from blindspots_lib.analysis.memorization import Excess, nearer_than_real
 from blindspots_lib.core.study import Study
-from blindspots_lib.figures.style import (
-    DELTA_CMAP,
-    INK,
-    MODEL_COLOURS,
-    PANELS_A_ROW,
-    QUIET,
-    REAL_COLOUR,
-    model_colour,
-    panels,
-    used,
-)
+from blindspots_lib.figures.style import DELTA_CMAP, INK, MODEL_COLOURS, QUIET, REAL_COLOUR, model_colour, panels
 
 DELTA_LABELS = {
     "ratio": "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)",
@@ -41,48 +24,53 @@ DELTA_LABELS = {
 }
 
 FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
-LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as shares of the map
-NAMED_FROM = 0.8  # area under the ROC curve from which a concept is named after the true concept that it matches
+LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as fractions of the map
+NAMED_FROM = 0.8  # least area under the ROC curve at which a concept gets the name of a ground-truth concept
 
 
 def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Shape]]:
-    """Histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness stated."""
+    """Draw the histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness as text."""
     figure, axes = panels(len(study.models))
-    shapes = {}
-    edges = np.linspace(0, 1, 100)
+    shapes, edges = {}, np.linspace(0, 1, 100)
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name).to_numpy()
-        shape = shapes[model.name] = distribution_shape(deltas, study.analysis)
-        density, _ = np.histogram(deltas, bins=edges, density=True)
-        axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
+        shape = shapes[model.name] = distribution.distribution_shape(deltas, study.analysis)
         axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
         for threshold in (study.analysis.suppressed_below, study.analysis.exaggerated_above):
             axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
-        axis.set(yscale="log", xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=model.label)
-        axis.text(
-            0.02, 0.98, f"median {shape.median:.2f} (dashed)\nskewness {shape.skewness:+.2f} "
-            f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n{shape.n_ranked} concepts, "
-            f"{shape.n_suppressed} below, {shape.n_exaggerated} above", transform=axis.transAxes, va="top", fontsize=7.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
-        )  # fmt: skip
-        axis.set_ylim(top=max(axis.get_ylim()[1], density.max() * 12))
+        axis.set(xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=model.label)
+        text = (f"median {shape.median:.2f} (dashed)\n"
+                f"skewness {shape.skewness:+.2f} [{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n"
+                f"{shape.n_ranked} concepts, {shape.n_suppressed} below, {shape.n_exaggerated} above")  # fmt: skip
+        axis.text(0.02, 0.98, dashed(text), transform=axis.transAxes, va="top", fontsize=7.5,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})  # fmt: skip
+        if len(deltas):
+            density, _ = np.histogram(deltas, bins=edges, density=True)
+            axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
+            axis.set_yscale("log")
+            axis.set_ylim(top=max(axis.get_ylim()[1], density.max() * 12))
     axes[0].set_ylabel("density of concepts (log scale)")
     return figure, shapes
 
 
-def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"], n_named: int = 10) -> Figure:
-    """UMAP of the dictionary, one panel a model, coloured by delta(k); concepts that are not ranked stay grey.
+def dashed(text: str) -> str:
+    """Write a dash for every number that is not defined."""
+    return text.replace("+nan", "–").replace("nan", "–")
 
-    Of the concepts that match a true concept well those furthest from 0.5 carry its name, as far as names do not overlap.
+
+def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"]) -> Figure:
+    """Draw the UMAP of the dictionary, one panel per model, coloured by delta(k); concepts that are not ranked stay grey.
+
+    Ten concepts at most get the name of the ground-truth concept that they match well: those of delta furthest from 0.5.
     """
-    figure, axes = panels(len(study.models), width=5, height=4.6)
+    figure, axes = panels(len(study.models), width=5.0, height=4.6)
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name)
         axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0)
         drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
         furthest = table.loc[(deltas - 0.5).abs().sort_values(ascending=False, kind="stable").index]
         matched = furthest[furthest["goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
-        for concept in well_apart(matched.index, places)[:n_named]:
+        for concept in well_apart(matched.index, places)[:10]:
             axis.annotate(matched.loc[concept, "goes_with"], places[concept], fontsize=6.5, xytext=(3, 3),
                           textcoords="offset points",
                           path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
@@ -93,7 +81,7 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
 
 
 def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> list[int]:
-    """The concepts whose labels leave those before them free."""
+    """Return the concepts whose labels cover no label of an earlier one."""
     unit = places / np.ptp(places, axis=0)
     free: list[int] = []
     for concept in concepts:
@@ -105,68 +93,64 @@ def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> lis
 def plot_cross_model(
     study: Study, table: pd.DataFrame, apart: Mapping[str, Correlation]
 ) -> tuple[Figure, dict[str, Correlation]]:
-    """delta(k) of the first model against each other model, r in each panel; and the matrix of all correlations."""
+    """Draw delta(k) of the first model against each other model, and the matrix of all correlations.
+
+    `apart` holds the correlations on disjoint pairs, "first~second" (`distribution.correlate_apart`).
+    """
     first, others = study.models[0], study.models[1:]
-    n = len(others) + 1
-    rows, columns = -(-n // PANELS_A_ROW), min(n, PANELS_A_ROW)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.9 * rows), squeeze=False, layout="constrained")
-    axes = used(axes, n)
-    correlations = {f"{a.name}~{b.name}": correlate_models(table, a.name, b.name)
-                    for i, a in enumerate(study.models) for b in study.models[i + 1 :]}  # fmt: skip
+    names, labels = [model.name for model in study.models], [model.label for model in study.models]
+    same = {f"{a}~{b}": distribution.correlate_models(table, a, b) for a, b in itertools.combinations(names, 2)}
+    figure, axes = panels(len(names), width=4.4, height=3.9, shared=False)
     for axis, other in zip(axes, others, strict=False):
         both = table[table[f"ranked_{first.name}"] & table[f"ranked_{other.name}"]]
+        x, y = energy_ratio(both, first.name), energy_ratio(both, other.name)
         sizes = 5 + 5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.scatter(energy_ratio(both, first.name), energy_ratio(both, other.name), s=sizes, alpha=0.5, linewidths=0,
-                     c=energy_ratio(both, first.name), cmap=DELTA_CMAP, vmin=0, vmax=1)  # fmt: skip
-        c, d = (of[f"{first.name}~{other.name}"] for of in (correlations, apart))
+        axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0)
+        c, d = (of[f"{first.name}~{other.name}"] for of in (same, apart))
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
                  title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
                        f"disjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]")  # fmt: skip
-    names = [model.name for model in study.models]
     matrix = np.eye(len(names))
-    for i, a in enumerate(names):
-        for j, b in enumerate(names[i + 1 :], start=i + 1):
-            matrix[i, j], matrix[j, i] = apart[f"{a}~{b}"].r, correlations[f"{a}~{b}"].r
-    labels = [model.label for model in study.models]
+    for i, j in itertools.combinations(range(len(names)), 2):
+        matrix[i, j], matrix[j, i] = (of[f"{names[i]}~{names[j]}"].r for of in (apart, same))
     sns.heatmap(matrix, ax=axes[-1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
                 xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
     axes[-1].set_title("below the diagonal: same pairs\nabove: disjoint pairs")
     axes[-1].tick_params(axis="y", rotation=0)
     plt.setp(axes[-1].get_xticklabels(), rotation=25, ha="right")
-    return figure, correlations | {f"{names}, disjoint pairs": c for names, c in apart.items()}
+    return figure, same | {f"{pair}, disjoint pairs": c for pair, c in apart.items()}
 
 
 def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
-    """delta(k) against how often a concept fires on real images, with the 5 % to 95 % band and the median."""
-    correlations = {}
+    """Draw delta(k) against the number of firings on real images, with the 5 % to 95 % band and the median."""
     figure, axes = panels(len(study.models))
+    correlations = {}
     for axis, model in zip(axes, study.models, strict=True):
-        deltas = ranked_deltas(table, model.name)
-        deltas = frequency_values(table.loc[deltas.index], model.name, study.analysis).dropna()
+        ranked = table.loc[ranked_deltas(table, model.name).index]
+        deltas = distribution.frequency_values(ranked, model.name, study.analysis).dropna()
         firings = table["firings"].to_numpy()[deltas.index]
-        bands = frequency_bands(firings, deltas.to_numpy())
-        c = correlations[model.name] = correlate_error_with_frequency(firings, deltas.to_numpy())
+        bands = distribution.frequency_bands(firings, deltas.to_numpy())
+        c = correlations[model.name] = distribution.correlate_error_with_frequency(firings, deltas.to_numpy())
         axis.fill_between(bands["firings"] + 1, bands["low"], bands["high"], color="#582949", alpha=0.15, linewidth=0,
                           label="5 % to 95 %")  # fmt: skip
         axis.scatter(firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0)
         axis.plot(bands["firings"] + 1, bands["median"], color=INK, linewidth=1.2, label="median")
         axis.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.set(xscale="log", ylim=(-0.02, 1.02), title=model.label, xlabel="firings on real images + 1 (tokens, log scale)")
-        axis.text(0.98, 0.98, f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]", ha="right", va="top",
-                  transform=axis.transAxes, fontsize=7.5)  # fmt: skip
+        axis.set(xscale="log" if len(deltas) else axis.get_xscale(), ylim=(-0.02, 1.02), title=model.label,
+                 xlabel="firings on real images + 1 (tokens, log scale)")  # fmt: skip
+        text = dashed(f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]")
+        axis.text(0.98, 0.98, text, ha="right", va="top", transform=axis.transAxes, fontsize=7.5)
     axes[0].set_ylabel(FREQUENCY_LABELS[study.analysis.arithmetic].replace(" = ", "\n= ").replace("published: ", "published\n"))
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure, correlations
 
 
 def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
-    """R2, active concepts a token (L0), dead concepts over the steps; atoms' distances from the candidates' hull."""
+    """Draw R2, active concepts per token (L0) and dead concepts over the steps, and the atoms' distances from the hull."""
     figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
-    for axis, column, label in zip(
-        axes, ("r2", "l0", "dead"),
-        ("R² of the reconstruction", "active concepts a token (L0)", "dead concepts"), strict=False,
-    ):  # fmt: skip
+    labels = {"r2": "R² of the reconstruction", "l0": "active concepts a token (L0)", "dead": "dead concepts"}
+    for axis, (column, label) in zip(axes, labels.items(), strict=False):
         axis.plot(history[column], color="#582949", linewidth=1)
         axis.set(xlabel="optimizer step", title=label)
     axes[0].set_ylim(max(0, history["r2"].min()), 1)
@@ -178,7 +162,7 @@ def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radiu
 
 
 def plot_stability(table: pd.DataFrame) -> tuple[Figure, dict[str, dict[str, float]]]:
-    """Mean cosine of matched living atoms, a point for each two trainings: from the same start, and from independent ones."""
+    """Draw the mean cosine of matched active atoms, one point per two trainings, of the same start and of independent ones."""
     figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     starts = {"same": "same k-means,\nother order of the tokens", "independent": "independent k-means"}
     colours = {"RA-SAE": MODEL_COLOURS[0], "TopK": MODEL_COLOURS[1], "k-means": REAL_COLOUR}
@@ -193,20 +177,16 @@ def plot_stability(table: pd.DataFrame) -> tuple[Figure, dict[str, dict[str, flo
     axis.set_xticks(range(len(starts)), starts.values())
     axis.legend(frameon=False, loc="lower left")
     means = table.groupby(["kind", "start"])[["mean_cosine", "share_alike"]].agg(["mean", "min", "max"])
-    numbers = {
-        f"{kind}, {start}": {"_".join(column): float(value) for column, value in row.items()}
-        for (kind, start), row in means.iterrows()
-    }
-    return figure, numbers
+    means.columns = map("_".join, means.columns)
+    return figure, {", ".join(key): row for key, row in means.to_dict("index").items()}
 
 
 def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
-    """Distribution over pairs of the datapoint difference (signed, near 0.5) and of the energy distance."""
+    """Draw the distributions over pairs of the datapoint difference and of the energy distance."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for axis, column, label in zip(
-        axes, ("datapoint_delta", "energy_distance"),
-        ("datapoint difference: mean over concepts of σ(ξₖ(x′) − ξₖ(x))", "energy distance ‖ξ(x′) − ξ(x)‖₂"), strict=True,
-    ):  # fmt: skip
+    labels = {"datapoint_delta": "datapoint difference: mean over concepts of σ(ξₖ(x′) − ξₖ(x))",
+              "energy_distance": "energy distance ‖ξ(x′) − ξ(x)‖₂"}  # fmt: skip
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
         edges = np.histogram_bin_edges(table[column], bins=60)
         for model in study.models:
             values, colour = table.loc[table["model"] == model.name, column], model_colour(study, model.name)
@@ -219,15 +199,13 @@ def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
 
 
 def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]) -> Figure:
-    """How often two concepts fire on the same image, given the first: real images and each model's, same scale."""
-    sources = {"Real images": real, **generated}
-    figure, axes = panels(len(sources), width=4.6, height=4.6)
-    for axis, (title, counts) in zip(axes, sources.items(), strict=True):
-        share = counts / np.maximum(np.diag(counts), 1)[:, None]
-        np.fill_diagonal(share, np.nan)
-        sns.heatmap(
-            share, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels, cbar=False
-        )
+    """Draw the fraction of a concept's images on which another fires too, for real images and each model's, on one scale."""
+    figure, axes = panels(1 + len(generated), width=4.6, height=4.6)
+    for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
+        both = counts / np.maximum(np.diag(counts), 1)[:, None]
+        np.fill_diagonal(both, np.nan)
+        sns.heatmap(both, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels,
+                    cbar=False)  # fmt: skip
         axis.set_title(title)
         axis.tick_params(labelsize=7, length=0)
         axis.tick_params(axis="x", labelrotation=90)
@@ -236,14 +214,12 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
 
 
 def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy: float) -> Figure:
-    """UMAP of single patch tokens, coloured by the object that covers the patch."""
+    """Draw the UMAP of single patch tokens, coloured by the object that covers the patch."""
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     names = sorted(set(owners))
-    palette = sns.color_palette("husl", len(names))
-    markers = ("o", "s", "^", "D", "v", "P")
-    for i, name in enumerate(names):
-        chosen = np.array([owner == name for owner in owners])
-        axis.scatter(*places[chosen].T, s=9, color=palette[i], marker=markers[i % len(markers)], linewidths=0, label=name)
+    for name, colour, marker in zip(names, sns.color_palette("husl", len(names)), itertools.cycle("os^DvP"), strict=False):
+        chosen = np.array(owners) == name
+        axis.scatter(*places[chosen].T, s=9, color=colour, marker=marker, linewidths=0, label=name)
     axis.set(xlabel="UMAP 1 of patch tokens (cosine)", ylabel="UMAP 2", xticks=[], yticks=[],
              title=f"Nearest-neighbour accuracy on these tokens: {accuracy:.0%}")  # fmt: skip
     axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
@@ -251,7 +227,7 @@ def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy
 
 
 def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Excess]]:
-    """How near the nearest training image is: generations beside real images, which nobody copied."""
+    """Draw the similarity of generations to their nearest training image, beside that of unseen real images."""
     excess = {model.name: nearer_than_real(table, model.name) for model in study.models}
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     real = table.drop_duplicates("pair_id")["training_similarity_real"].dropna()

@@ -1,4 +1,4 @@
-"""Figures made of images: contact sheets, concepts with heatmaps, real beside generated."""
+"""Grids of images, with labels and heatmaps."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-FADED = 0.8  # how far towards white a picture fades where the concept of its heatmap does not fire
-LINES = 6  # of a caption that are shown
-GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between pictures, above a row that has titles, below the grid
+FADED = 0.8  # 0: an image stays as it is where the concept of its heatmap does not fire; 1: it is white there
+LINES = 6  # shown of a caption
+GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between images, above a row with titles, below the grid
 
 
 class Cell(NamedTuple):
-    """One picture of a grid."""
+    """One image of a grid."""
 
     image: Image.Image | Float[np.ndarray, "h w 3"]
     title: str = ""
-    heatmap: Float[np.ndarray, "s s"] | None = None  # where a concept fires, on the patches of the image
-    strength: float = 1.0  # the heatmap's value that is drawn at full opacity
+    heatmap: Float[np.ndarray, "s s"] | None = None  # a concept's codes on the patches of the image
+    strength: float = 1.0  # the code from which a patch is drawn at full opacity
 
 
 class Row(NamedTuple):
-    """One row of a grid with the words that stand before it."""
+    """One row of a grid, with its label on the left."""
 
     label: str
     cells: Sequence[Cell | None]  # None leaves the place empty
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 def draw_grid(
     rows: Sequence[Row], column_titles: Sequence[str] = (), cell_size: float = 1.0, label_width: float = 1.7, wrap: int = 24
 ) -> Figure:
-    """Rows of pictures, each behind its label, sizes in inches; a heatmap fades its picture where nothing fires."""
+    """Draw rows of images, sizes in inches, `wrap` in letters; an image with a heatmap fades where the concept does not fire."""
     n_columns = max(len(row.cells) for row in rows)
     titled = [any(cell is not None and cell.title for cell in row.cells) for row in rows]
     heights = [cell_size + GAP + TITLE * has_title for has_title in titled]
@@ -42,18 +42,16 @@ def draw_grid(
     column_titles = [wrapped(title, round(15 * cell_size)) for title in column_titles]
     head = TITLE * max((len(lines) for lines in column_titles), default=0) + GAP
     height = head + sum(heights) + FOOTER
-    figure = plt.figure(figsize=(width, height))
-    bottom = height - head
+    figure, bottom = plt.figure(figsize=(width, height)), height - head
     for row, row_height in zip(rows, heights, strict=True):
         bottom -= row_height
         text = "\n".join(part for paragraph in row.label.split("\n")[:LINES] for part in wrapped(paragraph, wrap) or [""])
         middle = (bottom + cell_size / 2) / height
         figure.text((label_width - 0.08) / width, middle, text, ha="right", va="center", fontsize=7.5, parse_math=False)
         for column, cell in enumerate(row.cells):
-            left = label_width + column * (cell_size + GAP)
             if cell is not None:
-                place = (left / width, bottom / height, cell_size / width, cell_size / height)
-                draw_cell(figure.add_axes(place), cell)
+                left = label_width + column * (cell_size + GAP)
+                draw_cell(figure.add_axes((left / width, bottom / height, cell_size / width, cell_size / height)), cell)
     for column, title in enumerate(column_titles):
         middle = label_width + column * (cell_size + GAP) + cell_size / 2
         figure.text(middle / width, 1 - 0.03 / height, "\n".join(title), ha="center", va="top", fontsize=7.5, weight="bold")
@@ -61,12 +59,12 @@ def draw_grid(
 
 
 def printable(text: str) -> str:
-    """A stranger's text without what steers a terminal or turns the direction of writing."""
+    """Replace control characters of a text by spaces, such as those that steer a terminal or turn the writing direction."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most `width` letters, no more than a few."""
+    """Break a text into at most `LINES` lines of `width` letters."""
     return textwrap.wrap(printable(text), width, max_lines=LINES, placeholder=" …")
 
 
@@ -85,7 +83,7 @@ def draw_cell(axis, cell: Cell) -> None:
 
 
 def principal_colours(tokens: Float[np.ndarray, "b t d"], side: int) -> Float[np.ndarray, "b side side 3"]:
-    """Patch tokens as colours: their first three principal components over these images, each scaled to [0, 1]."""
+    """Return patch tokens as colours: their first three principal components over these images, each scaled to [0, 1]."""
     rows = np.asarray(tokens, np.float32).reshape(-1, tokens.shape[-1])
     rows = rows - rows.mean(axis=0)
     _, _, directions = np.linalg.svd(rows, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Backbone tokens: one image transform, one forward pass, the same for real and generated images."""
+"""The backbone: images to tokens, by the same transform and forward pass for real and generated images."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class TokenLayout(NamedTuple):
-    """What stands where among the t tokens of an image: CLS (or none), registers, then patches row by row."""
+    """The order of the t tokens of an image: CLS (if any), registers, then patches row by row."""
 
     n_registers: int
     patches_per_side: int
@@ -28,7 +28,6 @@ class TokenLayout(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(t, d)"""
         return self.n_tokens, self.width
 
     @property
@@ -40,14 +39,14 @@ class TokenLayout(NamedTuple):
         return slice(self.has_cls + self.n_registers, None)
 
     def selection(self, tokens: str) -> slice:
-        """The positions of `tokens`: "patches", "cls" or "all". Raises StudyError for a CLS token that is not there."""
+        """Return the positions of "patches", "cls" or "all" tokens. Raises StudyError if there is no CLS token."""
         if tokens == "cls" and not self.has_cls:
             raise StudyError("tokens: cls: this backbone has no CLS token; write patches or all")
         return {"patches": self.patches, "cls": slice(0, 1), "all": slice(None)}[tokens]
 
 
 def image_transform(backbone: Backbone, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
-    """Resize the short side (bicubic), crop the centre, scale to [0, 1], subtract the mean, divide by the std."""
+    """Return a transform: resize the short side (bicubic), crop the centre, scale to [0, 1], subtract mean, divide by std."""
     from transformers import BitImageProcessorPil
 
     return BitImageProcessorPil(
@@ -59,21 +58,20 @@ def image_transform(backbone: Backbone, mean: Sequence[float] = IMAGENET_MEAN, s
 
 
 def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels that a backbone was trained on: those beside its weights, or ImageNet's."""
+    """Return mean and standard deviation of a backbone's training pixels: those beside its weights, else ImageNet's."""
     path = folder / "preprocessor_config.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return said.get("image_mean", list(IMAGENET_MEAN)), said.get("image_std", list(IMAGENET_STD))
 
 
 class TokenExtractor:
-    """A frozen backbone with its image transform: images in, final-layer-normed tokens out.
+    """A frozen backbone with its image transform. It turns images into tokens after the final layer norm.
 
-    Any vision transformer that `AutoModel` knows will do; of a model of images and texts (CLIP, SigLIP) the part for images
-    is taken. Raises StudyError if it does not load or its tokens are not CLS, registers and a square of patches.
+    Takes any vision transformer that `AutoModel` knows; of a model of images and texts (CLIP, SigLIP) the vision part.
+    Raises StudyError if it does not load or its tokens are not CLS, registers and a square of patches.
     """
 
     def __init__(self, backbone: Backbone):
-
         quiet("transformers")
         from transformers import AutoModel
 
@@ -82,20 +80,16 @@ class TokenExtractor:
         self.conditions = conditions(self.dtype, "transformers")
         with naming_load_errors("backbone", folder):
             model = AutoModel.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                dtype=self.dtype,
-                trust_remote_code=False,
+                folder, use_safetensors=True, local_files_only=True, dtype=self.dtype, trust_remote_code=False,
                 variant=variant_of(backbone, folder),
-            )
+            )  # fmt: skip
             self.model = getattr(model, "vision_model", model).eval().to(self.device)
             self.transform = image_transform(backbone, *pixel_statistics(folder))
             blank = self.hidden_states([Image.new("RGB", (backbone.crop, backbone.crop))])
         self.layout = token_layout(self.model.config, backbone.crop, blank.shape[1])
 
     def hidden_states(self, images: Sequence[Image.Image]):
-        """The last layer's tokens with the final layer norm, which CLIP alone keeps for its pooled token."""
+        """Return the last layer's tokens after the final layer norm; CLIP applies that norm to its pooled token only."""
         import torch
 
         pixels = self.transform(list(images), return_tensors="pt")["pixel_values"]
@@ -104,7 +98,7 @@ class TokenExtractor:
             return self.model.post_layernorm(tokens) if self.model.config.model_type == "clip_vision_model" else tokens
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[np.ndarray, "b t d"]:
-        """The tokens of a batch of images. Raises StudyError if any of them is not finite."""
+        """Return the tokens of a batch of images. Raises StudyError if any of them is not finite."""
         tokens = self.hidden_states(images).float().cpu().numpy()
         if not np.isfinite(tokens).all():
             raise StudyError("backbone: its tokens hold NaN or infinity; are its weights whole?")
@@ -112,15 +106,15 @@ class TokenExtractor:
 
 
 def token_layout(config, crop: int, n_tokens: int) -> TokenLayout:
-    """The layout that a backbone's config says, held against the number of tokens that it gives."""
+    """Return the token layout by a backbone's config. Raises StudyError if the backbone's number of tokens contradicts it."""
     patch, n_registers = getattr(config, "patch_size", None), getattr(config, "num_register_tokens", 0)
     if not isinstance(patch, int) or crop % patch:
         raise StudyError(f"backbone.crop = {crop}: must be a multiple of the backbone's patch size, {patch}")
     side = crop // patch
-    left = n_tokens - n_registers - side**2
-    if left not in (0, 1):
+    n_cls = n_tokens - n_registers - side**2
+    if n_cls not in (0, 1):
         raise StudyError(
             f"backbone: gives {n_tokens} tokens an image where {side} x {side} patches, {n_registers} registers and at most a "
             "CLS token were expected; its layout is not known here"
         )
-    return TokenLayout(n_registers, side, config.hidden_size, has_cls=left == 1)
+    return TokenLayout(n_registers, side, config.hidden_size, has_cls=n_cls == 1)

@@ -1,4 +1,4 @@
-"""External images: what another program or a service made for a study's captions, matched to the pairs by their ids."""
+"""External images: another program or a service made them for a study's captions; pair ids match them to the pairs."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,7 @@ from blindspots_lib.core.config import ExternalImages
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.core.storage import fill_shards, read_shard, shards_of
-from blindspots_lib.data.images import SUFFIXES, decode_image
+from blindspots_lib.data.images import decode_image, image_files
 from blindspots_lib.data.pairs import save_generations
 from blindspots_lib.data.tables import inside, read_table
 
@@ -16,13 +16,13 @@ EXTERNAL = Stage("external images", 1)
 
 
 def external_artifact(workspace: Workspace, model: ExternalImages, pairs: Artifact) -> Artifact:
-    """The output folder of `take_images`."""
+    """Describe the output folder of `take_images`."""
     inputs = {"pairs": pairs.fingerprint, "images": images_fingerprint(model)}
-    return Artifact(workspace, f"generations/{model.name}", EXTERNAL, {}, inputs)
+    return Artifact(workspace, f"generations/{model.name}", EXTERNAL, config={}, inputs=inputs)
 
 
 def take_images(workspace: Workspace, model: ExternalImages, pairs: Artifact) -> Artifact:
-    """Copy the external images of a model. What is missing or unreadable is lost, and counted.
+    """Copy the external images of a model. Missing and unreadable images are lost, and counted.
 
     Raises StudyError if no image has the id of a pair.
     """
@@ -44,31 +44,28 @@ def take_images(workspace: Workspace, model: ExternalImages, pairs: Artifact) ->
 
 
 def images_fingerprint(model: ExternalImages) -> str:
-    """Of which image belongs to which pair, and of the images' sizes and times, wherever a table says that they are."""
+    """Fingerprint which image belongs to which pair, and the images' sizes and times."""
     files = files_by_id(resolve(model.images))
     owners = sorted((pair_id, str(file)) for pair_id, file in files.items())
     return fingerprint_of({"owners": owners, "files": listing_fingerprint(files.values())})
 
 
 def files_by_id(source: Path) -> dict[str, Path]:
-    """Image files by pair id: by their names in a folder, by the columns pair_id and file_name of a table."""
+    """Return image files by pair id: the names of files in a folder, or the columns pair_id and file_name of a table."""
     if not source.exists():
         raise StudyError(f"{source}: no such folder or table; correct images in the study")
     if source.is_dir():
-        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
-        named = [(file.stem, file) for file in files]
+        named = [(file.stem, file) for file in image_files(source)]
     else:
         table = read_table(source, ["pair_id", "file_name"])
         named = [(str(row.pair_id), inside(source.parent, row.file_name)) for row in table.itertuples()]
-    twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(name for name, _ in named).items() if count > 1]:
         raise StudyError(f"{source}: has more than one image for the pair {twice[0]!r}; keep one")
     return dict(named)
 
 
 def check_ids(model: ExternalImages, ids: list[str], files: dict[str, Path]) -> None:
-    """Raise StudyError if no image belongs to a pair."""
-    if not set(ids) & set(files):
+    if set(ids).isdisjoint(files):
         theirs = ", ".join(map(repr, sorted(files)[:3])) or "none at all"
         raise StudyError(
             f"model {model.name!r}: no image in {model.images} has the id of a pair; the pairs are called "
@@ -77,7 +74,7 @@ def check_ids(model: ExternalImages, ids: list[str], files: dict[str, Path]) -> 
 
 
 def taken(file: Path | None) -> dict:
-    """The image of one pair: the file as it is if it decodes, else why not."""
+    """Return the image of one pair, as it is in the file; or, if it does not decode, why it is lost."""
     if file is None or not file.is_file():
         return {"image": None, "lost": "missing"}
     content = file.read_bytes()

@@ -1,4 +1,4 @@
-"""What loading a model needs, whatever the model: device, dtype, quiet libraries, errors in one line."""
+"""Load models: choose device and dtype, silence libraries, turn load errors into one line."""
 
 import importlib
 from collections.abc import Iterator
@@ -22,30 +22,28 @@ def has_fast_bfloat16() -> bool:
 
 
 def compute_dtype(named: str = "auto"):
-    """The torch dtype of that name; "auto" is bfloat16 where it is fast, else float16 on a GPU and float32 on a CPU."""
+    """Return the torch dtype of that name; "auto" is bfloat16 where it is fast, else float16 on a GPU and float32 on a CPU."""
     import torch
 
     if named != "auto":
         return getattr(torch, named)
-    if has_fast_bfloat16():
-        return torch.bfloat16
-    return torch.float16 if torch.cuda.is_available() else torch.float32
+    slow = torch.float16 if torch.cuda.is_available() else torch.float32
+    return torch.bfloat16 if has_fast_bfloat16() else slow
 
 
 def device_kind() -> str:
-    """ "cuda" if there is a GPU, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def conditions(dtype, *packages: str) -> dict[str, str]:
-    """What decides the bytes of an output besides its settings: device, dtype and package versions, torch's included."""
+    """Return what decides the bytes of an output besides its settings: device, dtype, versions of torch and `packages`."""
     return {"device": device_kind(), "dtype": str(dtype).removeprefix("torch."), **package_versions("torch", *packages)}
 
 
 def quiet(*libraries: str) -> None:
-    """Keep bars and advice of diffusers or transformers out of notebooks; errors are still raised."""
+    """Turn off progress bars and warnings of diffusers or transformers; errors are still raised."""
     for library in libraries:
         logging = importlib.import_module(f"{library}.utils.logging")
         logging.disable_progress_bar()
@@ -54,7 +52,7 @@ def quiet(*libraries: str) -> None:
 
 @contextmanager
 def naming_load_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn whatever diffusers, transformers and safetensors raise for a folder that is not whole into one line."""
+    """Turn whatever diffusers, transformers and safetensors raise for an incomplete folder into one line."""
     try:
         yield
     except StudyError:
@@ -65,5 +63,5 @@ def naming_load_errors(what: str, folder: Path) -> Iterator[None]:
 
 
 def variant_of(weights: Weights, folder: Path) -> str | None:
-    """The variant of the weights, if the folder has any file of it."""
+    """Return the variant of the weights if the folder has any file of it, else None."""
     return weights.variant if weights.variant and any(folder.rglob(f"*.{weights.variant}*")) else None

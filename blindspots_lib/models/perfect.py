@@ -1,7 +1,9 @@
-"""The perfect generator of the embedded study: for every caption a fresh draw of the process that draws real images.
+"""The perfect generator of the embedded study: it draws each caption with the process that draws the real images.
 
-It has no blindspots and has memorized nothing. Whatever an analysis reports for it beyond chance is a false alarm.
+It has no blindspots and has memorized nothing. Anything that an analysis finds in it beyond chance is a false alarm.
 """
+
+import itertools
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import PerfectGenerator, ScenePairs
@@ -15,32 +17,28 @@ PERFECT = Stage("perfect generator", 1)
 
 
 def perfect_artifact(workspace: Workspace, model: PerfectGenerator, pairs: Artifact) -> Artifact:
-    """The output folder of `draw_afresh`."""
-    return Artifact(workspace, f"generations/{model.name}", PERFECT, {}, {"pairs": pairs.fingerprint})
+    """Describe the output folder of `draw_afresh`."""
+    return Artifact(workspace, f"generations/{model.name}", PERFECT, config={}, inputs={"pairs": pairs.fingerprint})
 
 
 def draw_afresh(workspace: Workspace, model: PerfectGenerator, config: ScenePairs, pairs: Artifact) -> Artifact:
-    """Draw, for every pair, what its caption describes: at random, independent of the real image."""
+    """Draw a new image of each pair's caption, independent of the real image."""
     artifact = perfect_artifact(workspace, model, pairs)
     if artifact.is_complete():
         return artifact
     artifact.begin()
-    owners = caption_owners(config)
-    positions = iter(range(config.n))
+    owners, positions = caption_owners(config), itertools.count()
     shards = [[(next(positions), row) for row in read_shard(path, ["pair_id", "caption"])] for path in shards_of(pairs)]
 
     def draw(rows: list[tuple[int, dict]]) -> list[dict]:
-        return [
-            row | {"image": {"bytes": fresh_draw(config, position, int(owners[position])), "path": None}, "lost": ""}
-            for position, row in rows
-        ]
+        return [row | fresh_draw(config, position, int(owners[position])) for position, row in rows]
 
     fill_shards(artifact, shards, draw, save_generations, "parquet", f"drawing, {model.label}")
     artifact.finish(n_images=config.n)
     return artifact
 
 
-def fresh_draw(config: ScenePairs, position: int, owner: int) -> bytes:
-    """PNG of a new picture of what the caption of the pair at `position`, that of `owner`, describes."""
-    scene = described_scene(config, owner)
-    return encode_png(render_scene(scene, scene_rng(*place_of(config, position), "redraw")).image)
+def fresh_draw(config: ScenePairs, position: int, owner: int) -> dict:
+    """Return a new image, for the pair at `position`, of what the caption of the pair at `owner` describes."""
+    rendering = render_scene(described_scene(config, owner), scene_rng(*place_of(config, position), "redraw"))
+    return {"image": {"bytes": encode_png(rendering.image), "path": None}, "lost": ""}

@@ -1,4 +1,4 @@
-"""The backbone's tokens of all images of a source: stored in shards, or computed whenever they are asked for."""
+"""The backbone's tokens of all images of a source, stored in shards or computed on demand."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,14 +19,13 @@ TOKENS = Stage("tokens", 1)
 
 
 def tokens_artifact(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> Artifact:
-    """The output folder of `extract_tokens`; `source` is "real" or a model's name."""
+    """Describe the output folder of `extract_tokens`; `source` is "real" or a model's name."""
     inputs = {"images": images.fingerprint, "backbone": weights_fingerprint(backbone)}
-    config = contents(backbone, "path", "batch_size", "keep_tokens")
-    return Artifact(workspace, f"tokens/{source}", TOKENS, config, inputs)
+    return Artifact(workspace, f"tokens/{source}", TOKENS, contents(backbone, "path", "batch_size", "keep_tokens"), inputs)
 
 
 def extract_tokens(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> Artifact:
-    """Tokens of all images of a source, one (b, t, d) float16 .npy per shard; rows of lost images are NaN."""
+    """Store the tokens of all images of a source, one (b, t, d) float16 .npy per shard; rows of lost images are NaN."""
     artifact = tokens_artifact(workspace, backbone, source, images)
     if not artifact.is_complete():
         extractor = TokenExtractor(backbone)
@@ -39,7 +38,7 @@ def extract_tokens(workspace: Workspace, backbone: Backbone, source: str, images
 class TokenSource:
     """The tokens of a source of images, shard by shard."""
 
-    layout: TokenLayout  # what stands where among the tokens of an image
+    layout: TokenLayout
 
     def __init__(self, fingerprint: str, paths: list[Path]):
         self.fingerprint, self.paths = fingerprint, paths
@@ -51,19 +50,18 @@ class TokenSource:
         return (self.shard(index) for index in range(len(self)))
 
     def shard(self, index: int) -> Float16[np.ndarray, "b t d"]:
-        """The tokens of one shard of images; rows of lost images are NaN."""
+        """Return the tokens of one shard of images; rows of lost images are NaN."""
         raise NotImplementedError
 
     def n_images(self, index: int) -> int:
-        """The number of images in a shard, without the lost ones."""
+        """Return the number of images in a shard, without the lost ones."""
         raise NotImplementedError
 
     def at(self, rows: Int[np.ndarray, "n"]) -> Float16[np.ndarray, "n t d"]:
-        """The tokens of the images at these rows, counted over all shards; no shard after the last of them is read."""
-        tokens, first = None, 0
+        """Return the tokens of the images at these rows, counted over all shards; later shards are not read."""
+        tokens, first = np.empty((len(rows), *self.layout.shape), np.float16), 0
         for shard in self:
             inside = (rows >= first) & (rows < first + len(shard))
-            tokens = np.empty((len(rows), *shard.shape[1:]), np.float16) if tokens is None else tokens
             tokens[inside] = shard[rows[inside] - first]
             first += len(shard)
             if first > rows.max():
@@ -72,7 +70,7 @@ class TokenSource:
 
 
 class StoredTokens(TokenSource):
-    """Tokens in memory-mapped shards, as `extract_tokens` wrote them."""
+    """Memory-mapped tokens that `extract_tokens` stored."""
 
     def __init__(self, artifact: Artifact):
         super().__init__(artifact.fingerprint, sorted(artifact.folder.glob("shard-*.npy")))
@@ -86,7 +84,7 @@ class StoredTokens(TokenSource):
 
 
 class ComputedTokens(TokenSource):
-    """The same tokens, computed by the backbone each time they are asked for, so that none need be kept."""
+    """The same tokens, computed by the backbone on demand, so that none are stored."""
 
     def __init__(self, backbone: Backbone, images: Artifact, fingerprint: str):
         super().__init__(fingerprint, shards_of(images))
@@ -108,8 +106,7 @@ class ComputedTokens(TokenSource):
 
 
 def open_tokens(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> TokenSource:
-    """The tokens of a source whose images are made. Raises StudyError if they are to be stored and are not yet."""
+    """Open the tokens of a source whose images are complete. Raises StudyError if the tokens should be stored and are not."""
     artifact = tokens_artifact(workspace, backbone, source, images)
-    if backbone.keep_tokens:
-        return StoredTokens(artifact.require())
-    return ComputedTokens(backbone, images.require(), artifact.fingerprint)
+    stored = backbone.keep_tokens
+    return StoredTokens(artifact.require()) if stored else ComputedTokens(backbone, images.require(), artifact.fingerprint)

@@ -1,65 +1,55 @@
-"""What would stop a study, found without running it: everything at once, one line each."""
+"""Find everything that would stop a study, without running it."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from blindspots_lib.core.config import (
-    DatasetPairs,
-    ExternalImages,
-    FolderPairs,
-    ImageCorpus,
-    LinkedPairs,
-    Place,
-    SAEConfig,
-    TrainedSAE,
-    WebdatasetPairs,
-    Weights,
-)
+from blindspots_lib.core import config
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import fetch, fetch_file, naming_hub_errors, patiently
 from blindspots_lib.core.paths import resolve, runs_folder
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.sources import corpus_images, folder_pairs, stream, webdataset_pairs
 from blindspots_lib.models.external import check_ids, files_by_id
-from blindspots_lib.run.costs import disk_rows, free_disk, in_units, n_pairs, sae_memory, token_shape, total_memory
-from blindspots_lib.run.remote import files_needed, remote_parts
+from blindspots_lib.run.costs import disk_rows, free_disk, in_units, n_pairs, n_rows, sae_memory, token_shape, total_memory
+from blindspots_lib.run.remote import files_needed, parts_of
+from blindspots_lib.trial.plants import planted_in
 
 
 def check(study: Study) -> list[str]:
-    """Everything that would stop the study, each in one line. No weights are downloaded, nothing is run."""
+    """Return everything that would stop the study, one line each. No weights are downloaded, nothing is run."""
     faults: list[str] = []
     for look in looks(study):
         try:
             look()
         except StudyError as error:
             faults.append(str(error))
-    return list(dict.fromkeys(faults)) or list(room_faults(study))
+    return list(dict.fromkeys(faults)) or list(size_faults(study))
 
 
 def looks(study: Study) -> Iterator[Callable[[], object]]:
-    """What to look at; each raises StudyError if something is wrong with it."""
-    for _, place in remote_parts(study):
-        yield lambda place=place: check_repository(place)
-    for weights in (study.backbone, *(part for model in study.pipelines for part in model.parts.values())):
-        if weights.path:
-            yield lambda weights=weights: check_folder(weights)
-    yield lambda: check_pairs(study)
+    """Yield the checks of the study's parts; each raises StudyError if something is wrong."""
+    for _, place in parts_of(study):
+        yield partial(check_weights, place)
+    yield partial(check_number, study)
+    yield partial(check_pairs, study)
     for model in study.models:
-        if isinstance(model, ExternalImages):
-            yield lambda model=model: check_elsewhere(study, model)
-    if isinstance(study.sae, SAEConfig):
-        if isinstance(study.sae.corpus, ImageCorpus):
-            yield lambda: next(corpus_images(study.sae.corpus, unpinned(study.sae.corpus), 0), None)
-    elif study.sae.path:
-        yield lambda: check_file(study.sae)
+        if isinstance(model, config.ExternalImages):
+            yield partial(check_external, study, model)
+    for model in study.pipelines if study.validation else ():
+        if (model.unet or model).path:
+            yield partial(planted_in, model)
+    corpus = getattr(study.sae, "corpus", None)
+    if isinstance(corpus, config.ImageCorpus):
+        yield lambda: next(corpus_images(corpus, unpinned(corpus), 0), None)
 
 
-def check_file(sae: TrainedSAE) -> None:
-    if not fetch_file(sae).is_file():
-        raise StudyError(f"{resolve(sae.path)}: has no file {sae.file!r}; correct sae.path or sae.file")
-
-
-def check_repository(place: Place) -> None:
-    """Whether a repository is there at its commit, open to us, and has safe weights."""
+def check_weights(place: config.Place) -> None:
+    """Check that weights are there; on the hub also that they are open to us, at that commit, and safe to read."""
+    if place.path:
+        found = fetch_file(place) if isinstance(place, config.TrainedSAE) else fetch(place)
+        if not found.exists():
+            raise StudyError(f"{found}: no such folder; correct subfolder in the study")
+        return
     from huggingface_hub import HfApi
 
     files_needed(place)
@@ -67,41 +57,43 @@ def check_repository(place: Place) -> None:
         patiently(lambda: HfApi().auth_check(place.repo))
 
 
-def check_folder(weights: Weights) -> None:
-    folder = fetch(weights)
-    if not folder.is_dir():
-        raise StudyError(f"{folder}: no such folder; correct subfolder in the study")
+def check_number(study: Study) -> None:
+    """Check that there are two pairs or more, and in a folder as many as the study asks for."""
+    n = n_pairs(study)
+    held = n_rows(study.pairs.path) if isinstance(study.pairs, config.FolderPairs) else n
+    if min(n, held) < 2:
+        raise StudyError(f"pairs: {min(n, held)} is too few; a study needs at least 2 pairs, so add some")
+    if held < n:
+        raise StudyError(f"pairs.n = {n}: the source has only {held} pairs; lower it")
 
 
 def check_pairs(study: Study) -> None:
-    """Whether the pairs' source is there and the first of them can be read, without drawing or downloading any."""
+    """Check that the first pair can be read, without its image where that would be downloaded."""
     pairs = study.pairs
-    if isinstance(pairs, FolderPairs):
+    if isinstance(pairs, config.FolderPairs):
         next(folder_pairs(pairs), None)
-        held = n_pairs(study.model_copy(update={"pairs": pairs.model_copy(update={"n": None})}))
-        if pairs.n and held < pairs.n:
-            raise StudyError(f"pairs.n = {pairs.n}: the source has only {held} pairs; lower it")
-    elif isinstance(pairs, WebdatasetPairs):
+    elif isinstance(pairs, config.WebdatasetPairs):
         next(webdataset_pairs(pairs, 0), None)
-    elif isinstance(pairs, LinkedPairs | DatasetPairs):
-        columns = [pairs.caption_column, pairs.link_column if isinstance(pairs, LinkedPairs) else pairs.image_column]
+    elif isinstance(pairs, config.LinkedPairs | config.DatasetPairs):
+        named = [getattr(pairs, f"{what}_column", None) for what in ("caption", "link", "image", "id")]
+        columns = [column for column in named if column]
         next(stream(pairs.model_copy(update={"shuffle_buffer": 1}), unpinned(pairs), columns, None, 0), None)
 
 
-def unpinned(place: Place) -> str | None:
-    """The commit of a set as the study says it; the newest for "latest", which is recorded only when the run begins."""
+def unpinned(place: config.Place) -> str | None:
+    """Return the commit of a set; None, the newest one, for "latest", which is recorded only when the run begins."""
     return None if place.revision == "latest" else place.revision
 
 
-def check_elsewhere(study: Study, model: ExternalImages) -> None:
-    """The ids of images made elsewhere against those of a folder's pairs."""
+def check_external(study: Study, model: config.ExternalImages) -> None:
+    """Check the ids of external images against those of a folder's pairs."""
     files = files_by_id(resolve(model.images))
-    if isinstance(study.pairs, FolderPairs):
+    if isinstance(study.pairs, config.FolderPairs):
         check_ids(model, [pair.pair_id for pair in folder_pairs(study.pairs)], files)
 
 
-def room_faults(study: Study) -> Iterator[str]:
-    """Whether the parts fit together, and the study this machine."""
+def size_faults(study: Study) -> Iterator[str]:
+    """Yield what does not fit together in size, or does not fit on this machine."""
     try:
         tokens, width = token_shape(study)
     except StudyError as error:
@@ -110,11 +102,11 @@ def room_faults(study: Study) -> Iterator[str]:
     needed = sum(size for _, size in disk_rows(study, tokens, width))
     if needed > free_disk():
         yield f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
-    if not isinstance(study.sae, SAEConfig):
+    if not isinstance(study.sae, config.SAEConfig):
         return
-    if not study.sae.corpus and n_pairs(study) * tokens < study.sae.n_candidates:
-        n = f"{n_pairs(study) * tokens:,}"
-        yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n} tokens; lower it"
+    n = n_pairs(study) * tokens
+    if not study.sae.corpus and n < study.sae.n_candidates:
+        yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n:,} tokens; lower it"
     memory = sae_memory(study.sae, width)
     if memory > total_memory():
         here = in_units(total_memory())

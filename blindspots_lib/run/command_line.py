@@ -1,4 +1,4 @@
-"""The one command line behind `make`: python -m blindspots_lib figures|plan|check STUDY."""
+"""The command line behind `make`: python -m blindspots_lib figures|plan|check STUDY."""
 
 import argparse
 import os
@@ -9,19 +9,19 @@ from blindspots_lib.core.study import load_study
 
 
 def run_figures(study_name: str) -> int:
-    """Run the notebooks of a study in sequence; say where the figures are."""
+    """Run the notebooks of a study in sequence, and print where the figures are."""
     from blindspots_lib.run.notebooks import run_study
 
     run_study(study_name)
     study = load_study(study_name)
-    figures = sorted(study.figures_folder.glob("*.png"))
-    print(f"\n{len(figures)} figures in {study.figures_folder}\nexecuted notebooks and tables in {study.folder}")
+    n_figures = len(list(study.figures_folder.glob("*.png")))
+    print(f"\n{n_figures} figures in {study.figures_folder}\nexecuted notebooks and tables in {study.folder}")
     print("next: `make lab` to step through the notebooks and move their sliders")
     return 0
 
 
 def run_plan(study_name: str) -> int:
-    """Say what a study will take: images, tokens, disk, memory, time, downloads, agreements."""
+    """Print what a study will take: images, tokens, disk, memory, time, downloads, agreements."""
     from blindspots_lib.run.plan import plan_rows
 
     for row in plan_rows(load_study(study_name)):
@@ -31,7 +31,7 @@ def run_plan(study_name: str) -> int:
 
 
 def run_check(study_name: str) -> int:
-    """Say what would stop a study, one line each, without running it."""
+    """Print what would stop a study, one line each, without running it."""
     from blindspots_lib.run.check import check
 
     study = load_study(study_name)
@@ -45,14 +45,13 @@ def run_check(study_name: str) -> int:
 COMMANDS = {"figures": run_figures, "plan": run_plan, "check": run_check}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m blindspots_lib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, command in COMMANDS.items():
-        commands.add_parser(name, help=command.__doc__).add_argument(
-            "study", help="a name in studies/, or the path of a study file"
-        )
-    given = parser.parse_args(arguments)
+        subparser = commands.add_parser(name, help=command.__doc__)
+        subparser.add_argument("study", help="a name in studies/, or the path of a study file")
+    given = parser.parse_args()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     try:

@@ -1,10 +1,9 @@
-"""What a study costs: bytes on disk and in memory by counting, seconds by short runs of each part on this machine."""
+"""What a study costs: bytes on disk and in memory are counted, seconds come from short runs of each part on this machine."""
 
 import shutil
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -13,31 +12,31 @@ from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import cached, fetch_config, remembered
 from blindspots_lib.core.paths import resolve, runs_folder
 from blindspots_lib.core.study import Study
-from blindspots_lib.data.images import SUFFIXES
+from blindspots_lib.data.images import image_files
+from blindspots_lib.data.tables import find_table, read_table
 
-PHOTO_BYTES = 120_000  # of a photograph with a short side of 512 pixels, as JPEG; an average
-SCENE_BYTES = 8_000  # of a PNG of a scene
-PNG_BYTES_A_PIXEL = 1.6  # of a generated image; an average
-CODE_BYTES = 6  # of one active concept of a token: its index and its value
-CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs, whose difference is the time of two steps
-SMALL = 128  # pixels a side up to which a whole batch is tried on a CPU; above it one image
+PHOTO_BYTES = 120_000  # average JPEG of a photograph with a short side of 512 pixels
+SCENE_BYTES = 8_000  # PNG of a scene
+PNG_BYTES_PER_PIXEL = 1.6  # average of generated images
+CODE_BYTES = 6  # index and value of one active concept of a token
+CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs; the difference is the time of two steps
+SMALL = 128  # pixels per side up to which a whole batch is tried on a CPU; above it one image
 
 
 def n_pairs(study: Study) -> int:
-    """How many pairs the study has; of a folder without a number, those of its table."""
-    if study.pairs.n is not None:
-        return study.pairs.n
-    from blindspots_lib.data.tables import find_table, read_table
+    """Return the number of pairs of a study; for a folder without `n`, the number of rows of its table."""
+    return study.pairs.n or n_rows(study.pairs.path)
 
-    return len(read_table(find_table(resolve(study.pairs.path)), ["file_name"]))
+
+def n_rows(folder: str) -> int:
+    return len(read_table(find_table(resolve(folder)), ["file_name"]))
 
 
 def token_shape(study: Study) -> tuple[int, int]:
-    """Tokens of an image and features of a token, from the backbone's config. Raises StudyError if the crop does not fit."""
+    """Return tokens per image and features per token by the backbone's config. Raises StudyError if the crop does not fit."""
     from transformers import AutoConfig
 
-    said = fetch_config(study.backbone)
-    config = AutoConfig.for_model(**said)  # fills in what the file leaves to the defaults of its class
+    config = AutoConfig.for_model(**fetch_config(study.backbone))  # with the defaults of its class
     config = getattr(config, "vision_config", config)
     crop, patch = study.backbone.crop, getattr(config, "patch_size", None)
     if not isinstance(patch, int) or crop % patch:
@@ -46,49 +45,36 @@ def token_shape(study: Study) -> tuple[int, int]:
     return has_cls + getattr(config, "num_register_tokens", 0) + (crop // patch) ** 2, config.hidden_size
 
 
-def local_folder(weights: Weights) -> Path | None:
-    """Where a model's files are on this machine, or None if any of them is missing."""
+def is_here(weights: Weights) -> bool:
+    """Return whether all files of a model are on this machine."""
     if weights.path:
-        folder = resolve(weights.path) / (weights.subfolder or "")
-        return folder if folder.is_dir() else None
+        return (resolve(weights.path) / (weights.subfolder or "")).is_dir()
     files = remembered(weights)
-    places = [cached(weights, file) for file in files or []]
-    if not places or None in places:
-        return None
-    return places[0].parents[files[0].path.count("/")] / (weights.subfolder or "")
+    return bool(files) and all(cached(weights, file) for file in files)
 
 
 def n_corpus(study: Study) -> int:
-    """How many images the SAE learns from, if not the real ones."""
+    """Return the number of images that the SAE learns from, if they are not the real ones."""
     corpus = getattr(study.sae, "corpus", None)
-    if corpus is None or corpus.n is not None:
-        return corpus.n if corpus else 0
-    return sum(file.suffix.lower() in SUFFIXES for file in resolve(corpus.path).rglob("*"))
-
-
-# -- sizes ---------------------------------------------------------------------------------------------------------------
+    return (corpus.n or len(image_files(resolve(corpus.path)))) if corpus else 0
 
 
 def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
-    """Bytes on disk of each kind of output."""
-    n, sources = n_pairs(study), 1 + len(study.models)
+    """Return the bytes on disk of each kind of output."""
+    n, n_images = n_pairs(study), n_pairs(study) * (1 + len(study.models))
     pair = SCENE_BYTES if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
+    not_generated = {PerfectGenerator: SCENE_BYTES, ExternalImages: PHOTO_BYTES}
+    made = sum(not_generated.get(type(model)) or PNG_BYTES_PER_PIXEL * model.image_size**2 for model in study.models)
+    kept = (n_images + n_corpus(study)) * study.backbone.keep_tokens
     active, parameters = study.sae.top_k or 16, study.sae.n_concepts * 2 * width
-    if isinstance(study.sae, SAEConfig):  # its candidates are kept twice: for others to start from, and in it
+    if isinstance(study.sae, SAEConfig):  # its candidates are kept twice: for other SAEs to start from, and in it
         parameters = n_parameters(study.sae, width) + 2 * study.sae.n_candidates * width
-    made = sum(PNG_BYTES_A_PIXEL * model.image_size**2 for model in study.pipelines)
-    made += sum(PHOTO_BYTES for model in study.models if isinstance(model, ExternalImages))
-    made += sum(SCENE_BYTES for model in study.models if isinstance(model, PerfectGenerator))
-    n_kept = (n * sources + n_corpus(study)) if study.backbone.keep_tokens else 0
-    kept = 2.0 * n_kept * tokens * width
-    return [
-        ("pairs", float(n * pair)), ("generations", n * made), ("tokens", kept),
-        ("codes", float(n * sources * tokens * active * CODE_BYTES)), ("SAE", 4.0 * parameters),
-    ]  # fmt: skip
+    return [("pairs", float(n * pair)), ("generations", float(n * made)), ("tokens", 2.0 * kept * tokens * width),
+            ("codes", float(n_images * tokens * active * CODE_BYTES)), ("SAE", 4.0 * parameters)]  # fmt: skip
 
 
 def sae_memory(config: SAEConfig, width: int) -> float:
-    """Bytes that training holds: parameters, two moments of each, the candidates, a buffer and a window of tokens."""
+    """Return the bytes that training holds: parameters, two moments of each, candidates, tokens of k-means and of the buffer."""
     candidates = config.n_candidates * width * (1 + config.points_per_candidate)
     return 4.0 * (3 * n_parameters(config, width) + candidates) + 2.0 * config.buffer_size * width
 
@@ -98,17 +84,14 @@ def n_parameters(config: SAEConfig, width: int) -> int:
     return config.n_concepts * (2 * width + 1 + mixing)
 
 
-# -- times ---------------------------------------------------------------------------------------------------------------
-
-
 def seconds_of(action: Callable[[], object]) -> float:
     started = time.monotonic()
     action()
     return time.monotonic() - started
 
 
-def seconds_an_image(model: TextToImageModel) -> float:
-    """The time of one image of a model, from two short runs of one batch."""
+def seconds_per_image(model: TextToImageModel) -> float:
+    """Return the time of one image of a model, from two short runs of one batch."""
     import torch
 
     from blindspots_lib.models.pipelines import generate_batch, load_pipeline
@@ -121,34 +104,33 @@ def seconds_an_image(model: TextToImageModel) -> float:
         return seconds_of(lambda: generate_batch(pipeline, short, ["a photo"] * batch, list(range(batch))))
 
     if batch > 1:
-        run(CALIBRATION_STEPS[0])  # the first call is slow, which matters where calls are short
+        run(CALIBRATION_STEPS[0])  # the first call is slow, which matters if calls are short
     few, more = (run(steps) for steps in CALIBRATION_STEPS)
     step = max(0.0, more - few) / (CALIBRATION_STEPS[1] - CALIBRATION_STEPS[0])
     return (few + step * (model.steps - CALIBRATION_STEPS[0])) / batch
 
 
 def seconds_of_tokens(study: Study) -> float:
-    """The time of one image's tokens, from one batch."""
+    """Return the time of one image's tokens, from one batch."""
     from PIL import Image
 
     from blindspots_lib.models.backbone import TokenExtractor
 
-    extractor = TokenExtractor(study.backbone)
-    size = study.backbone.resize
+    extractor, size = TokenExtractor(study.backbone), study.backbone.resize
     pictures = [Image.fromarray(np.full((size, size, 3), i % 256, np.uint8)) for i in range(min(study.backbone.batch_size, 16))]
     extractor(pictures[:2])
     return seconds_of(lambda: extractor(pictures)) / len(pictures)
 
 
 def seconds_of_training(config: SAEConfig, width: int) -> float:
-    """The time of an SAE's training, its candidates not counted."""
+    """Return the time of an SAE's training, without k-means."""
     alike = {"seed": 0, "kmeans_seed": 0, "n_steps": 1, "points_per_candidate": 1, "corpus": None, "tokens": "all"}
-    return config.n_steps * seconds_a_step(config.model_copy(update=alike), width)
+    return config.n_steps * seconds_per_step(config.model_copy(update=alike), width)
 
 
 @cache
-def seconds_a_step(config: SAEConfig, width: int) -> float:
-    """The time of one training step of the SAE at its full size, on made-up tokens."""
+def seconds_per_step(config: SAEConfig, width: int) -> float:
+    """Return the time of one training step of the SAE at its full size, on random tokens."""
     import torch
 
     from blindspots_lib.sae.train import Trainer, make_sae
@@ -163,15 +145,11 @@ def seconds_a_step(config: SAEConfig, width: int) -> float:
     return seconds_of(lambda: trainer.step(batch, config.learning_rate))
 
 
-# -- this machine --------------------------------------------------------------------------------------------------------
-
-
 def in_units(size: int | float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
 
 
 def duration(seconds: int | float) -> str:
@@ -182,9 +160,7 @@ def duration(seconds: int | float) -> str:
 
 def free_disk() -> int:
     folder = runs_folder()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def total_memory() -> int:

@@ -1,31 +1,16 @@
-"""What a study will take, before it runs.
-
-Times come from a short run of each part on this machine, and only of parts whose weights are here already.
-"""
+"""What a study will take. Times come from short runs on this machine, of the parts whose weights are here already."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from blindspots_lib.core.config import Place, SAEConfig
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import cached, naming_hub_errors, patiently
 from blindspots_lib.core.study import Study
-from blindspots_lib.run.costs import (
-    disk_rows,
-    duration,
-    free_disk,
-    in_units,
-    local_folder,
-    n_corpus,
-    n_pairs,
-    sae_memory,
-    seconds_an_image,
-    seconds_of_tokens,
-    seconds_of_training,
-    token_shape,
-    total_memory,
-)
-from blindspots_lib.run.remote import files_needed, remote_parts
+from blindspots_lib.run import costs
+from blindspots_lib.run.costs import duration, in_units, n_pairs
+from blindspots_lib.run.remote import files_needed, parts_of
 from blindspots_lib.sae.stability import run_configs
 from blindspots_lib.trial.ablations import judged_configs
 
@@ -38,63 +23,57 @@ class Row(NamedTuple):
     note: str = ""
 
 
-# -- the plan ------------------------------------------------------------------------------------------------------------
-
-
 def plan_rows(study: Study) -> Iterator[Row]:
-    """The plan, line by line, as each is known."""
-    n, sources = n_pairs(study), 1 + len(study.models)
-    yield Row("pairs", f"{n:,}", f"{n * sources:,} images in all")
+    """Yield the plan line by line, as soon as each is known."""
+    n_images = n_pairs(study) * (1 + len(study.models))
+    yield Row("pairs", f"{n_pairs(study):,}", f"{n_images:,} images in all")
     yield from download_rows(study)
     yield from agreement_rows(study)
-    tokens, width = token_shape(study)
-    yield Row("tokens", f"{n * sources * tokens:,}", f"{tokens} an image, {width} features each")
-    rows = disk_rows(study, tokens, width)
-    free = free_disk()
+    tokens, width = costs.token_shape(study)
+    yield Row("tokens", f"{n_images * tokens:,}", f"{tokens} per image, {width} features each")
+    rows = costs.disk_rows(study, tokens, width)
     for what, size in rows:
         yield Row(f"disk, {what}", in_units(size))
-    yield Row("disk in all", in_units(sum(size for _, size in rows)), f"beside downloads; {in_units(free)} free")
+    free, here = in_units(costs.free_disk()), in_units(costs.total_memory())
+    yield Row("disk in all", in_units(sum(size for _, size in rows)), f"besides downloads; {free} free")
     if isinstance(study.sae, SAEConfig):
-        yield Row("memory of the SAE's training", in_units(sae_memory(study.sae, width)), f"{in_units(total_memory())} here")
+        yield Row("memory of the SAE's training", in_units(costs.sae_memory(study.sae, width)), f"{here} here")
     yield from time_rows(study, width)
 
 
 def download_rows(study: Study) -> Iterator[Row]:
     total, seen = 0, set()
-    for what, place in remote_parts(study):
+    for what, place in ((what, place) for what, place in parts_of(study) if place.repo):
         try:
-            files = {file.path: file for file in files_needed(place)}
+            files = {(place.title, file.path): file for file in files_needed(place)}
         except StudyError as error:
             yield Row(f"download, {what}", "not known", str(error))
             continue
-        left = [file for file in files.values() if cached(place, file) is None and (place.title, file.path) not in seen]
-        seen |= {(place.title, path) for path in files}
-        size = sum(file.size for file in left)
+        size = sum(file.size for key, file in files.items() if key not in seen and cached(place, file) is None)
+        seen |= set(files)
         total += size
         whole = in_units(sum(file.size for file in files.values()))
-        yield Row(f"download, {what}", in_units(size) if left else "nothing", f"{place.title}, {whole} in all")
+        yield Row(f"download, {what}", in_units(size) if size else "nothing", f"{place.title}, {whole} in all")
     yield Row("download in all", in_units(total) if total else "nothing")
 
 
 def agreement_rows(study: Study) -> Iterator[Row]:
-    """The licence of everything that comes from the hub, once each."""
-    places = {place.repo: ("model", place) for _, place in remote_parts(study)}
-    for place in (study.pairs, getattr(study.sae, "corpus", None)):
-        if getattr(place, "repo", None):
-            places[place.repo] = ("dataset", place)
-    for repo, (kind, place) in places.items():
+    """Yield the licence of every repository, once each."""
+    places = [("model", place) for _, place in parts_of(study)]
+    places += [("dataset", place) for place in (study.pairs, getattr(study.sae, "corpus", None))]
+    by_repo = {place.repo: (kind, place) for kind, place in places if getattr(place, "repo", None)}
+    for repo, (kind, place) in by_repo.items():
         yield Row("agreement", licence_of(place, kind), repo)
 
 
 def licence_of(place: Place, kind: str) -> str:
-    """The licence that the hub states, and whether an agreement must be accepted first."""
+    """Return the licence that the hub states, and whether an agreement must be accepted first."""
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    ask = api.dataset_info if kind == "dataset" else api.model_info
+    revision = None if place.revision == "latest" else place.revision
     try:
         with naming_hub_errors(place):
-            info = patiently(lambda: ask(place.repo, revision=None if place.revision == "latest" else place.revision))
+            info = patiently(lambda: HfApi().repo_info(place.repo, repo_type=kind, revision=revision))
     except StudyError as error:
         if "is gated" in str(error):
             return "gated: accept its agreement first"
@@ -104,33 +83,28 @@ def licence_of(place: Place, kind: str) -> str:
 
 
 def time_rows(study: Study, width: int) -> Iterator[Row]:
-    n, seconds = n_pairs(study), 0.0
-    for model in study.pipelines:
-        if any(local_folder(part) is None for part in model.parts.values()):
-            yield Row(f"time, {model.label}", "not known yet", "its weights are not here")
-            continue
-        each = seconds_an_image(model)
-        seconds += each * n
-        yield Row(f"time, {model.label}", duration(each * n), f"{1 / each:.2g} images a second")
-    if local_folder(study.backbone) is None:
-        yield Row("time, tokens", "not known yet", "the backbone's weights are not here")
-    else:
-        each = seconds_of_tokens(study)
-        images = n * (1 + len(study.models)) + n_corpus(study) + (study.training_corpus.n if study.training_corpus else 0)
-        seconds += each * images
-        yield Row("time, tokens", duration(each * images), f"{1 / each:.2g} images a second")
+    n, total = n_pairs(study), 0.0
+    n_images = n * (1 + len(study.models)) + costs.n_corpus(study) + (study.training_corpus.n if study.training_corpus else 0)
+    tasks = [(model.label, "its", model.parts.values(), n, partial(costs.seconds_per_image, model)) for model in study.pipelines]
+    tasks.append(("tokens", "the backbone's", [study.backbone], n_images, partial(costs.seconds_of_tokens, study)))
+    for what, whose, parts, number, seconds_of_one in tasks:
+        if all(map(costs.is_here, parts)):
+            each = seconds_of_one()
+            total += each * number
+            yield Row(f"time, {what}", duration(each * number), f"{1 / each:.2g} images per second")
+        else:
+            yield Row(f"time, {what}", "not known yet", f"{whose} weights are not here")
     if isinstance(study.sae, SAEConfig):
-        own = seconds_of_training(study.sae, width)
-        yield Row("time, SAE", duration(own), f"{own / study.sae.n_steps:.2g} s a step, k-means not counted")
-        again = trained_again(study)
-        others = sum(seconds_of_training(config, width) for config in again)
+        own, again = costs.seconds_of_training(study.sae, width), trained_again(study)
+        yield Row("time, SAE", duration(own), f"{own / study.sae.n_steps:.2g} s per step, without k-means")
+        others = sum(costs.seconds_of_training(config, width) for config in again)
         if again:
             yield Row("time, SAEs for comparison", duration(others), f"{len(again)} trainings")
-        seconds += own + others
-    yield Row("time in all", duration(seconds), "of what is known, at the speed of a short run")
+        total += own + others
+    yield Row("time in all", duration(total), "of what is known, at the speed of a short run")
 
 
 def trained_again(study: Study) -> set[SAEConfig]:
-    """The SAEs that are trained beside the study's own: for stability, and for the trial of the instrument."""
-    configs = set(run_configs(study.sae, study.stability).values()) if study.stability else set()
-    return (configs | set(judged_configs(study) if study.validation else ())) - {study.sae}
+    """Return the SAEs that are trained besides the study's own: for stability, and for the trial."""
+    compared = run_configs(study.sae, study.stability).values() if study.stability else ()
+    return {*compared, *(judged_configs(study) if study.validation else ())} - {study.sae}

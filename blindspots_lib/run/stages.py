@@ -91,11 +91,11 @@ def measure(study: Study) -> Results:
     """Stage 4: codes and energies of all images; from them the tables of concepts and of datapoints."""
     tokens, sae = extract_tokens(study), train(study)
     for source, of_source in tokens.items():
-        compute_energies(study.workspace, study.analysis, source, of_source, sae, study.sae.search)
+        compute_energies(study.workspace, study.analysis, source, of_source, sae)
     results = open_results(study)
     for source, energies in results.energies_of.items():
         gather_statistics(study.workspace, study.analysis, source, energies, results.rows[source])
-    tabulate_concepts(results, known_names(results))
+    tabulate_concepts(results, lambda: known_names(results))
     tabulate_datapoints(results, lambda: training_neighbours(results, tokens))
     if isinstance(study.sae, SAEConfig) and study.stability:
         compare_stability(study)
@@ -104,8 +104,8 @@ def measure(study: Study) -> Results:
 
 def judge(study: Study) -> Trial:
     """Stage 5, where the answers are known: the oracle's verdicts, CLIP vectors, the SAEs on trial, the trial's tables."""
-    measure(study)
     check_judged(study)
+    measure(study)
     images, clip = images_of(study), study.validation.clip
     for source, artifact in images.items():
         judge_images(study.workspace, study.validation.oracle, source, artifact)

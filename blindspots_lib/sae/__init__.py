@@ -1,1 +1,1 @@
-"""The sparse autoencoder: dictionaries, codes, exact gradients, training, measures of quality, formats of other libraries."""
+"""The sparse autoencoder: dictionaries, codes, exact gradients, training, quality metrics, formats of other libraries."""

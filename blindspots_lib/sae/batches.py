@@ -1,5 +1,6 @@
-"""Where tokens come from (stored shards, or the backbone whenever they are asked for) and the order training sees them in."""
+"""The batches of tokens that training sees, and their order."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,10 +15,10 @@ from blindspots_lib.models.tokens import TokenSource
 
 
 class TrainingTokens:
-    """A source's tokens as rows without images, a selection of positions, in a seeded order that can resume anywhere.
+    """The tokens of a source at the chosen positions, in a seeded order that can resume at any step.
 
-    An epoch takes the shards in a random order, some at a time (a window, of about `buffer_size` tokens), and the
-    tokens of a window in a random order. What a window has beyond whole batches waits for another epoch.
+    An epoch takes the shards in random order, a few at a time (a window of about `buffer_size` tokens), and the tokens of a
+    window in random order. The tokens left over after a window's last whole batch are skipped in that epoch.
     """
 
     def __init__(self, source: TokenSource, config: SAEConfig):
@@ -30,7 +31,7 @@ class TrainingTokens:
         return sum(self.sizes)
 
     def rows(self, index: int) -> Float16[Tensor, "n d"]:
-        """The chosen tokens of one shard. Raises StudyError if any is not finite."""
+        """Return the chosen tokens of one shard. Raises StudyError if any is not finite."""
         tokens = self.source.shard(index)
         present = ~np.isnan(tokens[:, 0, 0])
         rows = torch.from_numpy(tokens[present][:, self.positions].reshape(-1, tokens.shape[-1]))
@@ -42,7 +43,7 @@ class TrainingTokens:
         return rows
 
     def windows(self, epoch: int) -> list[list[int]]:
-        """The shards of each window of an epoch; every window holds a batch at least."""
+        """Return the shards of each window of an epoch; every window holds at least one batch."""
         windows, filled = [[]], 0
         for index in torch.randperm(len(self.sizes), generator=self.generator(epoch, -1)).tolist():
             if filled >= self.batch_size and filled + self.sizes[index] > self.buffer_size:
@@ -51,8 +52,7 @@ class TrainingTokens:
             windows[-1].append(index)
             filled += self.sizes[index]
         if filled < self.batch_size and len(windows) > 1:
-            rest = windows.pop()
-            windows[-1] += rest
+            windows[-2:] = [windows[-2] + windows[-1]]
         return windows
 
     def generator(self, epoch: int, window: int) -> torch.Generator:
@@ -60,9 +60,9 @@ class TrainingTokens:
         return torch.Generator().manual_seed(int(seed >> 1))
 
     def batches(self, first_step: int = 0) -> Iterator[Float16[Tensor, "n d"]]:
-        """One batch after the other, without end, from the one of `first_step`."""
+        """Yield batches without end, from that of `first_step` on."""
         step = 0
-        for epoch in range(2**62):
+        for epoch in itertools.count():
             for number, window in enumerate(self.windows(epoch)):
                 n_batches = sum(self.sizes[index] for index in window) // self.batch_size
                 if step + n_batches > first_step:
@@ -70,19 +70,17 @@ class TrainingTokens:
                 step += n_batches
 
     def window_batches(self, window: list[int], generator: torch.Generator, first: int) -> Iterator[Float16[Tensor, "n d"]]:
-        buffer = torch.empty(sum(self.sizes[index] for index in window), self.source.layout.width, dtype=torch.float16)
-        filled = 0
-        for index in window:
-            buffer[filled : filled + self.sizes[index]] = self.rows(index)
-            filled += self.sizes[index]
+        bounds = np.cumsum([0, *(self.sizes[index] for index in window)])
+        buffer = torch.empty(bounds[-1], self.source.layout.width, dtype=torch.float16)
+        for index, begin, end in zip(window, bounds[:-1], bounds[1:], strict=True):
+            buffer[begin:end] = self.rows(index)
         order = torch.randperm(len(buffer), generator=generator)
         for batch in range(first, len(buffer) // self.batch_size):
             yield buffer[order[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
-        """n tokens drawn without replacement, or all if there are no more, in their order."""
-        chosen = np.random.default_rng(seed).choice(len(self), size=min(n, len(self)), replace=False)
-        chosen.sort()
+        """Draw n tokens without replacement, or all if there are fewer; they keep their order."""
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), size=min(n, len(self)), replace=False))
         starts = np.cumsum([0, *self.sizes])
         bounds = np.searchsorted(chosen, starts)
         result = torch.empty(len(chosen), self.source.layout.width)

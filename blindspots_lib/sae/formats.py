@@ -1,7 +1,7 @@
-"""SAEs of other libraries: read the state dicts of Overcomplete (RA-SAE, TopK, BatchTopK), and write one that it reads.
+"""SAEs of other libraries: read the state dicts of Overcomplete (RA-SAE, TopK, BatchTopK), and write one that it can read.
 
-Nothing that a file says is executed: safetensors, or what `torch.load(weights_only=True)` accepts. A pickled module, as the
-published RA-SAE is one, is read with inert stand-ins in place of its classes, for the tensors in it. Layout (Overcomplete 0.3):
+No code in a file is executed: files are read by safetensors or by `torch.load(weights_only=True)`. Of a pickled module, such as
+the published RA-SAE, only the tensors are read, with inert stand-ins for its classes. Layout (Overcomplete 0.3):
 
     encoder.final_block.0.weight (k, d), .bias (k)                     the encoder
     encoder.final_block.1.weight, .bias [, .running_mean, .running_var]  a layer norm [batch norm] after it, optional
@@ -9,13 +9,12 @@ published RA-SAE is one, is read with inert stand-ins in place of its classes, f
     dictionary._weights (k, d), .multiplier ()                         TopK, BatchTopK: rows of unit length, times exp(multiplier)
     running_threshold ()                                               BatchTopK; a plain attribute there, so often missing
 
-matybohacek/RA-SAE-DINOv2-32k is a pickled DataParallel(BatchTopKSAE) with a layer norm over its 32,000 concepts; its
-threshold, 0.829, stands in its config.json only.
+matybohacek/RA-SAE-DINOv2-32k is a pickled DataParallel(BatchTopKSAE) with a layer norm over its 32,000 concepts. Only its
+config.json gives its threshold, 0.829.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,13 +30,12 @@ ENCODER = "encoder.final_block.0"
 NORM = "encoder.final_block.1"
 ARCHETYPAL = ("dictionary.W", "dictionary.C", "dictionary.Relax")
 FREE = "dictionary._weights"
-Selection = Literal["top-k", "threshold"]
 IMPORT = Stage("import", 1)
 BATCH_NORM_EPS = 1e-5  # torch's default, which Overcomplete keeps
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pt file. Raises StudyError if it holds what must not be read, or is not whole."""
+    """Return the tensors of a .safetensors or .pt file. Raises StudyError if loading it could run code, or it is not whole."""
     if not path.exists():
         raise StudyError(f"{path}: no such file; give the path of an SAE's weights (.safetensors or .pt)")
     try:
@@ -55,12 +53,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return tensors_of(content.__dict__.get("_modules", {}).get("module", content))  # DataParallel holds one module
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise StudyError(f"{path}: expected a state dict of tensors, found {describe(content)}; save the SAE's state_dict()")
+        is_mapping = isinstance(content, Mapping)
+        found = f"a mapping with {', '.join(sorted(map(str, content))[:8])}" if is_mapping else f"a {type(content).__name__}"
+        raise StudyError(f"{path}: expected a state dict of tensors, found {found}; save the SAE's state_dict()")
     return state
 
 
 class Inert:
-    """Stands in for a class of a pickled module: keeps the attributes, does nothing."""
+    """Stand-in for a class of a pickled module: it keeps the attributes and does nothing."""
 
     def __init__(self, *arguments):
         pass
@@ -70,7 +70,7 @@ class Inert:
 
 
 def load_inert(path: Path) -> object:
-    """What a .pt file holds, by torch's restricted reader: classes of torch.nn and overcomplete as `Inert`, no others."""
+    """Read a .pt file by torch's restricted reader; classes of torch.nn and overcomplete become `Inert`, others are refused."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     foreign = sorted(name for name in names if not name.startswith(("torch.nn.", "overcomplete.")))
     if foreign:
@@ -83,7 +83,7 @@ def load_inert(path: Path) -> object:
 
 
 def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
-    """The parameters and buffers of a pickled module and of those in it, under the names of a state dict."""
+    """Return the parameters and buffers of a pickled module and its parts, under the names of a state dict."""
     own = {**module.__dict__.get("_parameters", {}), **module.__dict__.get("_buffers", {})}
     threshold = module.__dict__.get("running_threshold")
     if threshold is not None:
@@ -95,70 +95,53 @@ def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-def describe(content: object) -> str:
-    if isinstance(content, Mapping):
-        return "a mapping with " + ", ".join(sorted(str(key) for key in content)[:8])
-    return f"a {type(content).__name__}"
+def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = None, radius: float = 1.0) -> TopKSAE:
+    """Read an SAE of Overcomplete from its state dict; codes, reconstructions and dictionary stay the same.
 
-
-def read_overcomplete(
-    path: Path, top_k: int | None, selection: Selection = "top-k", threshold: float | None = None, radius: float = 1.0
-) -> TopKSAE:
-    """An SAE of Overcomplete with the same codes, reconstructions and dictionary, from the file of its state dict.
-
-    `selection` "top-k" keeps the `top_k` largest codes; "threshold" keeps those at or above BatchTopK's running threshold, which
-    is read from the file or given here. `radius` is the bound that the relaxation was trained under (Overcomplete's delta).
-    Raises StudyError, with what was expected and found, if the state dict has another layout or its shapes do not fit.
+    With top_k None, codes at or above BatchTopK's running threshold are kept; it is read from the file, unless `threshold` gives
+    it. `radius` is the bound of the relaxation in training (Overcomplete's delta). Raises StudyError, with what was expected
+    and found, if the state dict has another layout or its shapes do not fit.
     """
-    return from_overcomplete(read_weights(path), top_k, selection, threshold, radius, name=str(path))
-
-
-def from_overcomplete(
-    state: Mapping[str, Tensor], top_k: int | None, selection: Selection = "top-k", threshold: float | None = None,
-    radius: float = 1.0, name: str = "state dict",
-) -> TopKSAE:  # fmt: skip
-    """See `read_overcomplete`; `name` is what errors call the state dict."""
-    check_layout(state, name)
+    state = read_weights(path)
+    check_layout(state, str(path))
     norm = {key: state.get(f"{NORM}.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
     layer_norm = norm["weight"] is not None and norm["running_var"] is None
-    top_k = None if selection == "threshold" else top_k
-    kind = FREE if FREE in state else "archetypal"
+    if top_k is None and threshold is None:
+        if "running_threshold" not in state:
+            raise StudyError(f"{path}: holds no running_threshold; give it, as Overcomplete keeps it outside of the state dict")
+        threshold = state["running_threshold"].float()
     n_concepts, d = state[f"{ENCODER}.weight"].shape
     scale = state.get("dictionary.multiplier", torch.zeros(())).float().exp()
-    if kind == FREE:
+    if FREE in state:
         sae = TopKSAE(d, n_concepts, top_k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
         dictionary = {"free_atoms": scale * F.normalize(state[FREE].float(), dim=1)}
     else:
-        n_candidates = len(state["dictionary.C"])
-        sae = TopKSAE(
-            d, n_concepts, top_k, n_candidates, "dense", relaxation_radius=radius * scale.item(), concept_norm=layer_norm
-        )
-        dictionary = {
-            "weights": state["dictionary.W"], "candidates": scale * state["dictionary.C"].float(),
-            "relaxation": scale * state["dictionary.Relax"].float(),
-        }  # fmt: skip
+        w, c, relaxation = (state[name] for name in ARCHETYPAL)
+        sae = TopKSAE(d, n_concepts, top_k, len(c), relaxation_radius=radius * scale.item(), concept_norm=layer_norm)
+        dictionary = {"weights": w, "candidates": scale * c.float(), "relaxation": scale * relaxation.float()}
     weight, bias = state[f"{ENCODER}.weight"].float(), state[f"{ENCODER}.bias"].float()
     normed = {}
     if layer_norm:
         weight, bias = sae.norm.fold(weight, bias, norm["weight"].float()), norm["bias"].float()
         normed = {f"norm.{key}": value for key, value in sae.norm.state_dict().items()}
-    elif norm["weight"] is not None:
-        weight, bias = folded_encoder(weight, bias, norm)
+    elif norm["weight"] is not None:  # a batch norm in evaluation mode is a linear map
+        gain = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPS).sqrt()
+        weight, bias = weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
     sae.load_state_dict({
-        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()), **normed,
-        "threshold": running_threshold(state, threshold, name) if selection == "threshold" else torch.zeros(()),
+        "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()),
+        "threshold": torch.as_tensor(0.0 if top_k else threshold), **normed,
         **{f"dictionary.{key}": value for key, value in dictionary.items()},
     })  # fmt: skip
-    if kind != FREE:
+    if FREE not in state:
         sae.dictionary.project()  # Overcomplete projects when it builds the dictionary, not when it saves
     return sae.eval()
 
 
 def check_layout(state: Mapping[str, Tensor], name: str) -> None:
-    expected = [f"{ENCODER}.weight", f"{ENCODER}.bias", *([FREE] if FREE in state else ARCHETYPAL)]
+    archetypal = FREE not in state
+    expected = [f"{ENCODER}.weight", f"{ENCODER}.bias", *(ARCHETYPAL if archetypal else [FREE])]
     missing = [key for key in expected if key not in state]
-    known = (ENCODER, NORM, "dictionary.", "running_threshold")
-    other = [key for key in state if not key.startswith(known)]
+    other = [key for key in state if not key.startswith((ENCODER, NORM, "dictionary.", "running_threshold"))]
     if missing or other:
         lacks = f"it lacks {', '.join(missing)}" if missing else f"{other[0]} is of no encoder that is known"
         raise StudyError(
@@ -166,7 +149,7 @@ def check_layout(state: Mapping[str, Tensor], name: str) -> None:
             f"dictionary.W, .C and .Relax (RA-SAE) or {FREE} (TopK, BatchTopK); found {', '.join(sorted(state)[:8])}"
         )
     n_concepts, d = state[f"{ENCODER}.weight"].shape
-    c = len(state["dictionary.C"]) if FREE not in state else 0
+    c = len(state["dictionary.C"]) if archetypal else 0
     shapes = {f"{ENCODER}.bias": (n_concepts,), FREE: (n_concepts, d), "dictionary.W": (n_concepts, c),
               "dictionary.C": (c, d), "dictionary.Relax": (n_concepts, d)}  # fmt: skip
     for key, shape in shapes.items():
@@ -176,21 +159,9 @@ def check_layout(state: Mapping[str, Tensor], name: str) -> None:
             )
 
 
-def folded_encoder(weight: Tensor, bias: Tensor, norm: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the encoder, a batch norm after it (in evaluation mode) folded in."""
-    gain = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPS).sqrt()
-    return weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
-
-
-def running_threshold(state: Mapping[str, Tensor], given: float | None, name: str) -> Tensor:
-    if given is None and "running_threshold" not in state:
-        raise StudyError(f"{name}: holds no running_threshold; give it, as Overcomplete keeps it outside of the state dict")
-    return torch.tensor(given) if given is not None else state["running_threshold"].float()
-
-
 @torch.no_grad()
 def frozen(sae: TopKSAE) -> TopKSAE:
-    """The same SAE with its atoms as they are, W C + Lambda multiplied out: for using it, where W would take gigabytes."""
+    """Return the same SAE with free atoms W C + Lambda: enough to use it, without gigabytes of W."""
     atoms = sae.dictionary.atoms().detach()
     free = TopKSAE(sae.d, sae.n_concepts, sae.top_k, n_candidates=1, dictionary="free", concept_norm=sae.norm is not None)
     kept = {key: value for key, value in sae.state_dict().items() if not key.startswith("dictionary.")}
@@ -199,21 +170,19 @@ def frozen(sae: TopKSAE) -> TopKSAE:
 
 
 def imported_artifact(workspace: Workspace, config: TrainedSAE) -> Artifact:
-    """The output folder of `import_sae`."""
-    return Artifact(
-        workspace, "saes/imported", IMPORT, contents(config, "path", "seed", "search"), {"weights": weights_fingerprint(config)}
-    )
+    """Return the output folder of `import_sae`."""
+    inputs = {"weights": weights_fingerprint(config)}
+    return Artifact(workspace, "saes/imported", IMPORT, contents(config, "path", "seed"), inputs)
 
 
 def import_sae(workspace: Workspace, config: TrainedSAE) -> Artifact:
-    """A trained SAE in this project's format. Raises StudyError if its size is not what the study says."""
+    """Store a trained SAE in this project's format. Raises StudyError if its size is not what the study says."""
     artifact = imported_artifact(workspace, config)
     if artifact.is_complete():
         return artifact
     artifact.begin()
     path = fetch_file(config)
-    selection = "threshold" if config.top_k is None else "top-k"
-    sae = frozen(read_overcomplete(path, config.top_k, selection, config.threshold))
+    sae = frozen(read_overcomplete(path, config.top_k, config.threshold))
     if sae.n_concepts != config.n_concepts:
         raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {sae.n_concepts}; correct it in the study")
     with naming_full_disk(artifact.folder / "model.safetensors"):
@@ -223,10 +192,11 @@ def import_sae(workspace: Workspace, config: TrainedSAE) -> Artifact:
 
 
 def to_overcomplete(sae: TopKSAE) -> dict[str, Tensor]:
-    """The state dict with which Overcomplete gives the same codes and reconstructions.
+    """Return the state dict with which Overcomplete gives the same codes and reconstructions.
 
-    For RATopKSAE, with W over all candidates (a local dictionary's zeros filled in), or for TopKSAE with
-    dictionary_params={"normalization": "identity"}, since these atoms keep their lengths.
+    It fits RATopKSAE, with W over all candidates (zeros filled in for a local dictionary). That of a free dictionary fits
+    TopKSAE with dictionary_params={"normalization": "identity"}, since the atoms keep their lengths. Raises StudyError if the
+    SAE has a norm over its concepts.
     """
     if sae.norm:
         raise StudyError("SAE: its norm over the concepts is folded in and cannot be written back; keep the file it came from")

@@ -1,7 +1,7 @@
 """Exact gradients of an SAE's loss, for the parameters of active concepts only.
 
-Loss: mean squared error of the reconstruction, less the appeal of dead concepts. The top-k choice is held fixed, as
-autograd would hold it. tests/test_gradients.py holds all of it to dense autograd in float64.
+The loss is the mean squared error of the reconstruction, minus the appeal of dead concepts. As in autograd, the choice of the
+top_k concepts is held fixed. `reference` says the same densely; tests/test_gradients.py compares the two in float64.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from blindspots_lib.sae.dictionaries import Codes, RowGradient, firings_of, grou
 from blindspots_lib.sae.model import TopKSAE
 from blindspots_lib.sae.topk import top_products
 
-POORLY_REBUILT = 0.25  # share of a batch's tokens, the worst rebuilt, that dead concepts are drawn to
+POORLY_RECONSTRUCTED = 0.25  # fraction of a batch's tokens, the worst reconstructed, that dead concepts are drawn to
 FAVOURITES = 16  # tokens among those that each dead concept is drawn to
 
 
 class Pass(NamedTuple):
-    """One pass over a batch: what it said, and the gradient of every parameter that it touched."""
+    """One pass over a batch: codes, error, and the gradient of every parameter that it touched."""
 
     codes: Codes
     mse: float  # over tokens and features
@@ -35,11 +35,9 @@ class Pulls(NamedTuple):
 
 
 @torch.no_grad()
-def sae_gradients(
-    sae: TopKSAE, x: Float[Tensor, "n d"], dead: Bool[Tensor, "k"], appeal: float, search: torch.dtype | None = None
-) -> Pass:
-    """Loss and gradients on a batch; `appeal` weighs the term that revives the dead concepts (`dead_pulls`)."""
-    codes = sae.encode(x, search)
+def sae_gradients(sae: TopKSAE, x: Float[Tensor, "n d"], dead: Bool[Tensor, "k"], appeal: float) -> Pass:
+    """Return codes, error and gradients for a batch; `appeal` weighs the term that revives the dead concepts (`dead_pulls`)."""
+    codes = sae.encode(x)
     firings = firings_of(codes)
     decoding = sae.dictionary.decoding(codes, firings)
     residual = decoding.reconstruction - x
@@ -67,13 +65,12 @@ def encoder_gradients(pulls: Pulls, scaled: Float[Tensor, "n d"]) -> list[RowGra
 def dead_pulls(
     sae: TopKSAE, scaled: Float[Tensor, "n d"], residual: Float[Tensor, "n d"], dead: Int[Tensor, "u"], appeal: float
 ) -> Pulls:
-    """Draw each dead concept to the few badly rebuilt tokens it likes best: the gradient of minus its mean preactivation there.
+    """Draw each dead concept to its favourites among the worst reconstructed tokens.
 
-    An atom is bound to the data's hull, so dead atoms cannot be made to explain the residual itself. Instead each dead
-    concept is drawn towards tokens of the worst rebuilt share that are already near to it, and differ from concept to
-    concept; once it fires there, the reconstruction shapes it.
+    The term is minus `appeal` times the mean preactivation there. An atom is bound to the hull of the data, so a dead atom
+    cannot be made to explain the residual itself. Once its concept fires on those tokens, the reconstruction shapes it.
     """
-    poor = residual.square().sum(dim=1).topk(max(1, round(POORLY_REBUILT * len(residual)))).indices
+    poor = residual.square().sum(dim=1).topk(max(1, round(POORLY_RECONSTRUCTED * len(residual)))).indices
     n_favourites = min(FAVOURITES, len(poor))
     favourites = top_products(sae.encoder.weight.detach()[dead], scaled[poor], scaled.new_zeros(len(poor)), n_favourites).indices
     weights = scaled.new_full((favourites.numel(),), -appeal / favourites.numel())

@@ -1,4 +1,4 @@
-"""C, the candidates that atoms are made of: k-means centroids of a sample of tokens, made once for all SAEs that start there."""
+"""The candidates C that atoms are made of: k-means centroids of a sample of tokens, found once for all SAEs that share them."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Start(NamedTuple):
 
 
 def kmeans_candidates(sample: Float[Tensor, "n d"], n: int, seed: int) -> Float[Tensor, "c d"]:
-    """C: the centroids of a sample of tokens, by faiss."""
+    """Return n k-means centroids of a sample of tokens. Raises StudyError if there are fewer than n tokens."""
     import faiss
 
     if len(sample) < n:
@@ -38,21 +38,21 @@ def kmeans_candidates(sample: Float[Tensor, "n d"], n: int, seed: int) -> Float[
 
 
 def find_start(tokens: TrainingTokens, config: SAEConfig) -> Start:
-    """Candidates, and the tokens' length and variance, from a sample of them."""
+    """Find the candidates and the mean length and variance of the tokens, from a sample of tokens."""
     sample = tokens.sample(config.points_per_candidate * config.n_candidates, config.kmeans_seed)
     variance = (sample - sample.mean(dim=0)).square().sum(dim=1).mean()
     return Start(kmeans_candidates(sample, config.n_candidates, config.kmeans_seed), sample.norm(dim=1).mean(), variance)
 
 
 def start_artifact(workspace: Workspace, tokens: Fingerprinted, config: SAEConfig) -> Artifact:
-    """The output folder of `keep_start`: one for each sample and number of candidates."""
+    """Return the output folder of `keep_start`, one per sample and number of candidates."""
     content = {name: getattr(config, name) for name in ("n_candidates", "points_per_candidate", "kmeans_seed", "tokens")}
     path = f"candidates/{'-'.join(map(str, content.values()))}"
     return Artifact(workspace, path, CANDIDATES, content, {"tokens": tokens.fingerprint})
 
 
 def keep_start(workspace: Workspace, tokens: TokenSource, config: SAEConfig) -> Start:
-    """`find_start`, kept for the next SAE. Raises StudyError if what was kept is not whole."""
+    """Return `find_start`, stored for the next SAE. Raises StudyError if the stored file is not whole."""
     artifact = start_artifact(workspace, tokens, config)
     path = artifact.folder / "start.safetensors"
     if not artifact.is_complete():

@@ -1,10 +1,10 @@
-"""The energy model's second half: a top-k sparse autoencoder (SAE), with a relaxed archetypal dictionary (RA-SAE) or a free one.
+"""The top-k sparse autoencoder (SAE) that turns tokens into codes; with an archetypal dictionary it is an RA-SAE.
 
 Sources: Gao et al., "Scaling and evaluating sparse autoencoders", 2024 (arXiv 2406.04093); Fel et al., "Archetypal SAE",
 ICML 2025 (arXiv 2502.12892).
 
 Shape letters of the project: b images, t tokens, d features, k concepts, n tokens of any images, c candidates,
-a active concepts of a token.
+a active concepts per token.
 """
 
 from pathlib import Path
@@ -20,7 +20,6 @@ from blindspots_lib.core.errors import StudyError
 from blindspots_lib.sae.dictionaries import (
     Codes,
     DenseArchetypalDictionary,
-    Dictionary,
     FreeDictionary,
     LocalArchetypalDictionary,
     firings_of,
@@ -30,25 +29,12 @@ from blindspots_lib.sae.topk import products_above, top_products
 DictionaryKind = Literal["dense", "local", "free"]
 
 
-def make_dictionary(
-    kind: DictionaryKind, n_concepts: int, n_candidates: int, d: int, radius: float, n_neighbours: int
-) -> Dictionary:
-    """ "dense" and "local" are archetypal: atoms mix all candidates, or the nearest `n_neighbours`; "free" is neither."""
-    if kind == "free":
-        return FreeDictionary(n_concepts, d)
-    if kind == "dense":
-        return DenseArchetypalDictionary(n_concepts, n_candidates, d, radius)
-    if n_neighbours > n_candidates:
-        raise StudyError(f"sae.n_neighbours = {n_neighbours}: must not exceed sae.n_candidates = {n_candidates}")
-    return LocalArchetypalDictionary(n_concepts, n_candidates, d, radius, n_neighbours)
-
-
 class ConceptNorm(nn.Module):
-    """A layer norm over the K pre-activations of a token, without forming them; the published RA-SAE has one.
+    """A layer norm over the K preactivations of a token, without forming them; the published RA-SAE has one.
 
     With V and v centred over the concepts, a_k = V_k x + v_k has mean 0, and its variance over the concepts is
     x^T (V^T V / K) x + 2 x . (V^T v / K) + |v|^2 / K. So g_k a_k / sqrt(variance + eps) + s_k is one linear map of the token
-    (x, 1) divided by that root: the search for the largest codes stays as it is.
+    (x, 1) divided by that root, and the largest codes are found as without a norm.
     """
 
     def __init__(self, d: int, n_concepts: int, eps: float = 1e-5):
@@ -61,7 +47,7 @@ class ConceptNorm(nn.Module):
 
     @torch.no_grad()
     def fold(self, weight: Float[Tensor, "k d"], bias: Float[Tensor, "k"], gain: Float[Tensor, "k"]) -> Float[Tensor, "k d"]:
-        """Take in V, v and g; returns the weights g_k V_k that the encoder then has."""
+        """Take in V, v and g; return the weights g_k V_k, which the encoder then has."""
         weight, bias = weight - weight.mean(dim=0), bias - bias.mean()
         self.gram.copy_(weight.T @ weight / len(weight))
         self.cross.copy_(weight.T @ bias / len(weight))
@@ -70,18 +56,19 @@ class ConceptNorm(nn.Module):
         return gain[:, None] * weight
 
     def widened(self, x: Float[Tensor, "n d"], weight: Float[Tensor, "k d"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "k e"]]:
-        """The token (x, 1) over the root of the variance, and the weights that go with it; e = d + 1."""
+        """Return (x, 1) divided by the root of the variance, and the weights for it; e = d + 1."""
         variance = ((x @ self.gram) * x).sum(dim=1) + 2 * x @ self.cross + self.square
         tokens = F.pad(x, (0, 1), value=1.0) / (variance.clamp(min=0) + self.eps).sqrt()[:, None]
         return tokens, torch.cat([weight, self.offset[:, None]], dim=1)
 
 
 class TopKSAE(nn.Module, PyTorchModelHubMixin):
-    """xi: tokens to codes of `n_concepts`, of which the `top_k` largest are kept and negative ones dropped.
+    """Tokens to codes of `n_concepts` concepts: the `top_k` largest are kept, negative ones dropped.
 
-    codes z = TopK(relu(V x / s + v)), reconstruction x^ = z D, with s the mean length of a token, which keeps the
-    encoder's weights of a size that suits the optimizer whatever the backbone. With top_k = None all codes at or above
-    `threshold` are kept instead: an SAE that was trained by batch top-k (arXiv 2412.06410) is read so.
+    Codes z = TopK(relu(V x / s + v)), reconstruction x^ = z D. Dividing by s, the mean length of a token, keeps the encoder's
+    weights in a range that suits the optimizer, whatever the backbone. With top_k = None all codes at or above `threshold` are
+    kept instead, as in an SAE trained by batch top-k (arXiv 2412.06410). `dictionary` is "dense" or "local" (archetypal: atoms
+    mix all candidates, or the nearest `n_neighbours`) or "free". Raises StudyError if the sizes do not fit.
     """
 
     def __init__(
@@ -95,15 +82,22 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("token_length", torch.ones(()))
         self.register_buffer("threshold", torch.zeros(()))
         self.encoder = nn.Linear(d, n_concepts)
-        self.norm = ConceptNorm(d, n_concepts) if concept_norm else None  # only of SAEs that were trained elsewhere
-        self.dictionary = make_dictionary(dictionary, n_concepts, n_candidates, d, relaxation_radius, n_neighbours)
+        self.norm = ConceptNorm(d, n_concepts) if concept_norm else None  # only in imported SAEs
+        if dictionary == "free":
+            self.dictionary = FreeDictionary(n_concepts, d)
+        elif dictionary == "dense":
+            self.dictionary = DenseArchetypalDictionary(n_concepts, n_candidates, d, relaxation_radius)
+        elif n_neighbours > n_candidates:
+            raise StudyError(f"sae.n_neighbours = {n_neighbours}: must not exceed sae.n_candidates = {n_candidates}")
+        else:
+            self.dictionary = LocalArchetypalDictionary(n_concepts, n_candidates, d, relaxation_radius, n_neighbours)
 
     @torch.no_grad()
     def start_from(self, candidates: Float[Tensor, "c d"], token_length: float) -> None:
         """Start atoms at the candidates, and codes at the cosine of token and atom divided by top_k.
 
-        So every atom wins the tokens around its candidate, and the top_k atoms near a token rebuild it about once, not
-        top_k times. Without either, most concepts fall silent in the first steps.
+        So every atom is chosen for the tokens around its candidate, and the top_k atoms near a token together reconstruct it
+        about once, not top_k times. Without this most concepts die in the first steps.
         """
         self.dictionary.start_from(candidates)
         self.token_length.fill_(token_length)
@@ -112,7 +106,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         self.encoder.bias.zero_()
 
     def scaled(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Tokens in the encoder's unit. Raises StudyError if their width is not the SAE's or any is not finite."""
+        """Return tokens / s. Raises StudyError if their width is not the SAE's or any is not finite."""
         if tokens.shape[-1] != self.d:
             raise StudyError(
                 f"SAE: made for tokens of width {self.d}, got width {tokens.shape[-1]}; "
@@ -123,23 +117,20 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         return tokens / self.token_length
 
     @torch.no_grad()
-    def encode(self, tokens: Float[Tensor, "n d"], search: torch.dtype | None = None) -> Codes:
-        """The `top_k` strongest concepts of each token, found without dense codes; see `scaled` for what is refused.
-
-        With `search`, they are looked for by products in that dtype; their values are in the tokens' own.
-        """
+    def encode(self, tokens: Float[Tensor, "n d"]) -> Codes:
+        """Return the `top_k` strongest concepts of each token, without dense codes. Raises StudyError as `scaled` does."""
         scaled, weight, bias = self.scaled(tokens), self.encoder.weight.detach(), self.encoder.bias.detach()
         if self.norm:
             scaled, weight = self.norm.widened(scaled, weight)
         if self.top_k is None:
             found = products_above(scaled, weight, bias, self.threshold.item())
         else:
-            found = top_products(scaled, weight, bias, self.top_k, search)
+            found = top_products(scaled, weight, bias, self.top_k)
         return Codes(found.indices, F.relu(found.values))
 
     @torch.no_grad()
     def forward(self, tokens: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Codes]:
-        """Reconstruction and codes."""
+        """Return reconstruction and codes."""
         codes = self.encode(tokens)
         return self.dictionary.decoding(codes, firings_of(codes)).reconstruction, codes
 

@@ -1,4 +1,4 @@
-"""AdamW on parameters whose gradients are zero in most rows, a block of rows at a time."""
+"""AdamW for parameters whose gradients are zero in most rows, one block of rows at a time."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
@@ -9,29 +9,28 @@ from torch.optim.adamw import adamw
 
 from blindspots_lib.sae.dictionaries import RowGradient
 
-BLOCK = 2**19  # entries of a parameter updated at a time, few enough to stay in the cache
+BLOCK = 2**19  # entries of a parameter updated at a time: they stay in the cache
 
 
 class RowAdamW:
-    """torch.optim.AdamW to the letter, moments of untouched rows decaying too, without a gradient of full size.
+    """The same updates as torch.optim.AdamW, also of rows without a gradient, but no gradient of full size is formed.
 
-    Loshchilov and Hutter, ICLR 2019. Moments are float32 tensors of the parameters' shapes.
+    Moments have the parameters' shapes and dtypes. Source: Loshchilov and Hutter, ICLR 2019.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(self, parameters: Mapping[str, Tensor], weight_decay: float):
         self.parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-        self.weight_decay, self.betas = weight_decay, betas
+        self.weight_decay, self.n_steps = weight_decay, 0
         self.means = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.squares = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        self.n_steps = 0
 
     @torch.no_grad()
     def step(
         self, gradients: Iterable[RowGradient], learning_rate: float, max_norm: float, project: Callable[[str, Tensor], None]
     ) -> None:
-        """One step; gradients are scaled down to `max_norm` taken together, as by clip_grad_norm_.
+        """Take one step. Gradients are scaled together to a norm of at most `max_norm`, as by clip_grad_norm_.
 
-        `project(name, rows)` brings rows back to where they must be, while they are at hand.
+        `project(name, rows)` brings updated rows back to where they must lie, while they are in the cache.
         """
         gradients = list(gradients)
         norm = torch.stack([gradient.squared_norm for gradient in gradients]).sum().sqrt().item()
@@ -54,10 +53,10 @@ class RowAdamW:
             dense = memory[: len(rows)].zero_()
             if last > first:
                 dense[gradient.rows[first:last] - begin] = gradient.part(first, last) * scale
-            done.fill_(self.n_steps - 1)  # it counts up itself
+            done.fill_(self.n_steps - 1)  # adamw adds 1 to it
             adamw(
                 [rows], [dense], [self.means[gradient.name][here]], [self.squares[gradient.name][here]], [], [done], fused=True,
-                amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=learning_rate, weight_decay=self.weight_decay,
+                amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=self.weight_decay,
                 eps=1e-8, maximize=False,
             )  # fmt: skip
             project(gradient.name, rows)

@@ -1,4 +1,4 @@
-"""One SAE training loop: from the candidates, AdamW on the reconstruction, with a term that revives dead concepts."""
+"""The SAE training loop: start at the candidates, minimize the reconstruction error with AdamW, revive dead concepts."""
 
 import json
 import math
@@ -13,16 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from blindspots_lib.core.artifacts import (
-    Artifact,
-    Fingerprinted,
-    Stage,
-    Workspace,
-    fingerprint_of,
-    naming_full_disk,
-    replacing,
-    write_json,
-)
+from blindspots_lib.core import artifacts
+from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace
 from blindspots_lib.core.config import SAEConfig, contents
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.parallel import n_side_by_side, side_by_side
@@ -35,21 +27,21 @@ from blindspots_lib.sae.model import TopKSAE
 from blindspots_lib.sae.optimizer import RowAdamW
 
 TRAIN = Stage("SAE", 1)
-SMALL = 4096  # concepts of an SAE whose training leaves a second core idle
+SMALL = 4096  # greatest number of concepts for which one training leaves a second core idle
 MAX_NORM = 1.0  # of all gradients together
 
 
 def sae_artifact(workspace: Workspace, tokens: Fingerprinted, config: SAEConfig) -> Artifact:
-    """The output folder of `fit_sae`: one per configuration."""
+    """Return the output folder of `fit_sae`, one per configuration."""
     content = contents(config, "checkpoint_every", "corpus")
-    path = f"saes/{config.dictionary}-{config.n_concepts}-{config.top_k}-{fingerprint_of(content)}"
+    path = f"saes/{config.dictionary}-{config.n_concepts}-{config.top_k}-{artifacts.fingerprint_of(content)}"
     return Artifact(workspace, path, TRAIN, content, {"tokens": tokens.fingerprint})
 
 
 def fit_sae(workspace: Workspace, tokens: TokenSource, config: SAEConfig, halt: Event | None = None) -> Artifact:
     """Train an SAE of this configuration, unless it is there already.
 
-    An interrupted training goes on where it was; `halt` interrupts it from another thread.
+    An interrupted training continues from its checkpoint; set `halt` to interrupt it from another thread.
     """
     artifact = sae_artifact(workspace, tokens, config)
     if artifact.is_complete():
@@ -58,18 +50,18 @@ def fit_sae(workspace: Workspace, tokens: TokenSource, config: SAEConfig, halt: 
     rows = TrainingTokens(tokens, config)
     checkpoint = artifact.folder / "checkpoint.safetensors"
     sae, history = train_sae(rows, config, keep_start(workspace, tokens, config), checkpoint, halt)
-    with naming_full_disk(artifact.folder / "model.safetensors"):
+    with artifacts.naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
-    write_json(artifact.folder / "history.json", history)
+    artifacts.write_json(artifact.folder / "history.json", history)
     checkpoint.unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
 
 
 def fit_saes(workspace: Workspace, tokens: TokenSource, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:
-    """`fit_sae` for several configurations: small ones on a CPU in parallel, the longest first."""
+    """Train SAEs of several configurations (`fit_sae`): small ones in parallel, the longest training first."""
     longest_first = sorted(dict.fromkeys(configs), key=lambda config: config.n_concepts * config.top_k, reverse=True)
-    for config in longest_first:  # candidates one after the other: several SAEs may share them
+    for config in longest_first:  # candidates not in parallel: several SAEs may share them
         if not sae_artifact(workspace, tokens, config).is_complete():
             keep_start(workspace, tokens, config)
     at_once = n_side_by_side() if all(config.n_concepts <= SMALL for config in longest_first) else 1
@@ -79,7 +71,7 @@ def fit_saes(workspace: Workspace, tokens: TokenSource, configs: Iterable[SAECon
 
 
 def learning_rate(config: SAEConfig, step: int) -> float:
-    """Linear warm-up, then cosine from `learning_rate` to `final_learning_rate`."""
+    """Return the learning rate: linear warm-up, then cosine from `learning_rate` to `final_learning_rate`."""
     warmup = max(1, round(config.warmup * config.n_steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -89,25 +81,19 @@ def learning_rate(config: SAEConfig, step: int) -> float:
 
 
 class Trainer:
-    """An SAE in training, and all that decides how it goes on: moments, and how long each concept has been silent."""
+    """An SAE in training, with all that decides its next steps: moments and `steps_since_fired` of each concept."""
 
     def __init__(self, sae: TopKSAE, config: SAEConfig):
         self.sae, self.config = sae, config
         self.optimizer = RowAdamW(dict(sae.named_parameters()), config.weight_decay)
-        self.steps_since_fired = torch.zeros(
-            sae.n_concepts, dtype=torch.int64, device=sae.encoder.weight.device
-        )  # steps since it fired
+        self.steps_since_fired = torch.zeros(sae.n_concepts, dtype=torch.int64, device=sae.encoder.weight.device)
         self.variance = math.nan  # mean squared distance of a token from the mean token
         self.history: list[dict] = []
 
-    def start(self, start: Start) -> None:
-        self.sae.start_from(start.candidates.to(self.steps_since_fired.device), start.token_length.item())
-        self.variance = start.variance.item()
-
     def step(self, x: Float[Tensor, "n d"], rate: float) -> dict:
-        """One optimizer step on a batch; returns its loss, R2, L0 and number of dead concepts."""
+        """Take one optimizer step on a batch; return its loss, R2, L0 and number of dead concepts."""
         dead = self.steps_since_fired >= self.config.dead_after
-        found = sae_gradients(self.sae, x, dead, self.config.aux_coeff, getattr(torch, self.config.search))
+        found = sae_gradients(self.sae, x, dead, self.config.aux_coeff)
         self.optimizer.step(found.gradients, rate, MAX_NORM, self.project)
         self.steps_since_fired += 1
         fired = found.codes.values > 0
@@ -121,20 +107,20 @@ class Trainer:
             self.sae.dictionary.project_rows(parameter, rows)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that decide how the training goes on, under the names that a checkpoint gives them."""
+        """Return all tensors that decide the next steps, under their names in a checkpoint."""
         parts = {"sae": self.sae.state_dict(), "means": self.optimizer.means, "squares": self.optimizer.squares}
         named = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         return named | {"steps_since_fired": self.steps_since_fired}
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, tensor by tensor from where they lie."""
+        """Write a checkpoint, without copying the tensors."""
         numbers = {"n_steps": self.optimizer.n_steps, "variance": self.variance, "history": self.history}
-        with replacing(path) as partial:
+        with artifacts.replacing(path) as partial:
             save_file(self.tensors(), partial, metadata={"numbers": json.dumps(numbers)})
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises StudyError if it is not whole."""
+        """Continue from a checkpoint. Raises StudyError if it is not whole."""
         try:
             with safe_open(path, "pt") as file:
                 for name, tensor in self.tensors().items():
@@ -146,7 +132,7 @@ class Trainer:
 
 
 def make_sae(d: int, config: SAEConfig) -> TopKSAE:
-    """An SAE of the study's size, not started yet."""
+    """Return an SAE of the configuration's size for tokens of width d, not started yet."""
     return TopKSAE(
         d, config.n_concepts, config.top_k, config.n_candidates, config.dictionary, config.relaxation_radius, config.n_neighbours
     )
@@ -155,18 +141,19 @@ def make_sae(d: int, config: SAEConfig) -> TopKSAE:
 def train_sae(
     tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoint: Path, halt: Event | None = None
 ) -> tuple[TopKSAE, list[dict]]:
-    """Train an SAE on the GPU if there is one. Returns it and, per step, the loss, R2, L0 and number of dead concepts.
+    """Train an SAE, on the GPU if there is one; return it and, per step, the loss, R2, L0 and number of dead concepts.
 
-    Everything that decides the result (weights, moments, how long each concept has been silent, step, and by it the
-    order of the data) is in `checkpoint`, so an interrupted run ends with the same bytes as an uninterrupted one. Raises
-    KeyboardInterrupt after the step in which `halt` is set.
+    Everything that decides the result (weights, moments, `steps_since_fired`, and the step, which gives the order of the data)
+    is in `checkpoint`. So an interrupted training ends with the same bytes as an uninterrupted one. Raises KeyboardInterrupt
+    after the step in which `halt` is set.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(make_sae(tokens.source.layout.width, config).to(device), config)
     if checkpoint.exists():
         trainer.load(checkpoint)
     else:
-        trainer.start(start)
+        trainer.sae.start_from(start.candidates.to(device), start.token_length.item())
+        trainer.variance = start.variance.item()
     trainer.sae.dictionary.prepare_training(getattr(torch, config.precision))
     done = len(trainer.history)
     batches = tokens.batches(first_step=done)

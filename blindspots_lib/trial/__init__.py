@@ -1,1 +1,1 @@
-"""The instrument on trial: what was planted, what each method finds, how well."""
+"""The trial of the instrument: what was planted, what each method finds, and how well."""

@@ -1,4 +1,4 @@
-"""What the answer depends on: k, K, tokens, the reduction of codes to an energy, and the number of pairs."""
+"""How detection depends on top_k, K, the tokens, the reduction of codes to energies, and the number of pairs."""
 
 from collections.abc import Iterator
 
@@ -18,12 +18,12 @@ from blindspots_lib.trial.tables import AmountsOfAll
 from blindspots_lib.trial.trial import Trial
 
 SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of a model's images; the rest is the perfect generator's
-N_DRAWS = 5  # of the pairs, for each size and strength
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # fraction of a model's images; the others are the perfect generator's
+N_DRAWS = 5  # of the pairs, per size and strength
 
 
 def largest_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
-    """The largest code of each concept in each image, in place of the sum over its tokens."""
+    """Return the largest code of each concept in each image, in place of the sum over its tokens."""
     b, t, a = indices.shape
     places = np.repeat(np.arange(b, dtype=np.int64), t * a) * n_concepts + indices.ravel().astype(np.int64)
     found, inverse = np.unique(places, return_inverse=True)
@@ -33,7 +33,7 @@ def largest_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray,
 
 
 def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
-    """The mean code over the tokens that a concept fires on; over all tokens it would be the sum, but for a constant."""
+    """Return the mean code over the tokens where a concept fires. (Over all tokens it is the sum divided by a constant.)"""
     energies = image_energies(indices, values, n_concepts)
     counts = image_energies(indices, (values > 0).astype(values.dtype), n_concepts)
     counts.data = 1 / np.maximum(counts.data, 1)
@@ -41,20 +41,20 @@ def mean_code(indices: Shaped[np.ndarray, "b t a"], values: Float[np.ndarray, "b
 
 
 def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
-    """The SAEs that are trained again for a comparison with one of `config`: what is varied, to what -> configuration."""
-    changes = {("active concepts", f"k = {k}"): {"k": k} for k in (1, 5, 10)}
+    """Return the SAEs that are trained to be compared with one of `config`: what is varied, to what -> configuration."""
+    changes = {("active concepts", f"k = {k}"): {"top_k": k} for k in (1, 5, 10)}
     sizes = (config.n_concepts // 8, config.n_concepts // 2)
     changes |= {("concepts", f"K = {n:,}"): {"n_concepts": n, "n_candidates": n} for n in sizes}
     return {what: config.model_copy(update=change) for what, change in changes.items()}
 
 
 def judged_configs(study: Study) -> list[SAEConfig]:
-    """All SAEs that the trial trains."""
+    """Return all SAEs that the trial trains."""
     return [*rival_configs(study), *retrained(judged_config(study, study.validation.seeds[0])).values()]
 
 
 def variants(methods: Methods) -> Iterator[tuple[str, str, AmountsOfAll]]:
-    """What is varied, to what, and the amounts that follow; the study's own setting first."""
+    """Yield what is varied, to what, and the amounts that result; the study's own setting comes first."""
     sae = methods.study.sae
     yield "as it is", f"K = {sae.n_concepts:,}, k = {sae.top_k}", methods.amounts(methods.first_codes)
     configs = retrained(judged_config(methods.study, methods.study.validation.seeds[0]))
@@ -68,7 +68,7 @@ def variants(methods: Methods) -> Iterator[tuple[str, str, AmountsOfAll]]:
 
 
 def ablation_table(trial: Trial) -> pd.DataFrame:
-    """One row per variant, model and side: see `detection_table`."""
+    """Return one row per variant, model and side: see `detection_table`."""
     truth, parts = trial.truth, []
     for varied, value, amounts in variants(trial.methods):
         rows = (trial.unit_rows(amounts), trial.truth_rows(amounts))
@@ -78,12 +78,13 @@ def ablation_table(trial: Trial) -> pd.DataFrame:
 
 
 def power_table(trial: Trial, model: str, null: str) -> pd.DataFrame:
-    """How many pairs it takes: one row per number of pairs, strength, draw and side.
+    """Show how many pairs detection takes: return one row per number of pairs, strength, draw and side.
 
-    Of `strength` of the pairs the model's image is taken, of the others that of `null`, the perfect generator. `found` is the
-    fraction of the planted ground-truth concepts whose amount has a 95 % interval on the right side of 0.5, `others` the
-    fraction of those not planted whose amount has one on either side: false alarms at strength 0, later also what training
-    missed.
+    A fraction `strength` of the pairs has the model's images, the other pairs have those of `null`, the perfect generator.
+
+    found   fraction of the planted ground-truth concepts whose 95 % interval lies on the right side of 0.5
+    others  fraction of those not planted whose interval lies on either side of 0.5: at strength 0 these are false alarms, at
+            higher strengths also what the model did not learn
     """
     held = amounts_of_truths(trial.methods.amounts(trial.methods.first_codes), trial.truth.present)
     sides = trial.truth.sides[model].to_numpy()
@@ -101,10 +102,7 @@ def power_rows(
             mixed = np.where((dice < strength)[:, None], faulty, perfect)
             for size in (size for size in SIZES if size <= len(real)):
                 low, high = ratio_interval(*(sp.csr_matrix(side[order[:size]]) for side in (mixed, real)))
-                beyond = {"suppressed": high < 0.5, "exaggerated": low > 0.5}
-                for side, hits in beyond.items():
-                    either = (high < 0.5) | (low > 0.5)
-                    yield {
-                        "pairs": size, "strength": strength, "draw": draw, "side": side,
-                        "found": float(hits[sides == side].mean()), "others": float(either[sides == ""].mean()),
-                    }  # fmt: skip
+                others = float(((high < 0.5) | (low > 0.5))[sides == ""].mean())
+                for side, hits in (("suppressed", high < 0.5), ("exaggerated", low > 0.5)):
+                    found = float(hits[sides == side].mean())
+                    yield {"pairs": size, "strength": strength, "draw": draw, "side": side, "found": found, "others": others}

@@ -1,8 +1,8 @@
-"""What else could tell suppressed concepts: other units than those of the SAE, counted on the same tokens.
+"""Baselines: other methods on the same tokens, and the usual global scores.
 
-Every baseline turns the patch tokens of an image into non-negative amounts of some units, as energies are amounts of
-concepts; from there on matching, delta and detection are the same for all. And the global scores that people use, which say
-how far two sets of images are apart, but not in what.
+A method turns the patch tokens of an image into non-negative amounts of its directions, as the SAE turns them into energies of
+concepts. Matching, delta and detection are the same for all methods. Global scores say how different two sets of images are,
+but not in which concept.
 """
 
 from collections.abc import Callable
@@ -15,29 +15,29 @@ from jaxtyping import Float
 from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.models.tokens import TokenSource
 
-Amounts = Callable[[Float[np.ndarray, "b t d"]], sp.csr_matrix]  # patch tokens -> (b, units)
+Amounts = Callable[[Float[np.ndarray, "b t d"]], sp.csr_matrix]  # patch tokens -> (b, directions)
 
 
 def both_ways(along: Float[np.ndarray, "b t u"]) -> sp.csr_matrix:
-    """Sums over tokens of what lies along each direction, forwards and backwards apart: (b, 2 u)."""
+    """Return the sums over tokens of the projections on each direction, positive and negative ones separately: (b, 2 u)."""
     return sp.csr_matrix(np.concatenate([np.maximum(along, 0).sum(axis=1), np.maximum(-along, 0).sum(axis=1)], axis=1))
 
 
 def raw_features(sample: Float[np.ndarray, "n d"]) -> Amounts:
-    """The backbone's own dimensions, centred."""
+    """Return amounts of the backbone's own features, centred."""
     middle = sample.mean(axis=0)
     return lambda tokens: both_ways(tokens - middle)
 
 
 def principal_components(sample: Float[np.ndarray, "n d"]) -> Amounts:
-    """All principal axes of the tokens."""
+    """Return amounts of all principal axes of the tokens."""
     middle, (_, axes) = sample.mean(axis=0), np.linalg.eigh(np.cov(sample, rowvar=False))
     axes = axes.astype(sample.dtype)
     return lambda tokens: both_ways((tokens - middle) @ axes)
 
 
 def clusters(centroids: Float[np.ndarray, "n d"]) -> Amounts:
-    """How many tokens fall into each k-means cell, by its centroid: the bins of NDB (Richardson & Weiss, 2018)."""
+    """Return the numbers of tokens in each k-means cell: the bins of NDB (Richardson & Weiss, 2018)."""
     import faiss
 
     index = faiss.IndexFlatL2(centroids.shape[1])
@@ -53,7 +53,7 @@ def clusters(centroids: Float[np.ndarray, "n d"]) -> Amounts:
 
 
 def random_dictionary(sample: Float[np.ndarray, "n d"], n: int, k: int, seed: int) -> Amounts:
-    """The k largest products of a centred token with n random unit directions."""
+    """Return the k largest products of a centred token with n random directions of length 1."""
     rng = np.random.default_rng(seed)
     middle, directions = sample.mean(axis=0), rng.standard_normal((n, sample.shape[1])).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -76,9 +76,10 @@ def random_dictionary(sample: Float[np.ndarray, "n d"], n: int, k: int, seed: in
 def rivals(
     config: SAEConfig, sample: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "c d"], seed: int
 ) -> dict[str, Amounts]:
-    """Units of other kinds, as many as the SAE has where that can be chosen, by the names that figures give them.
+    """Return the methods that the SAE is compared with, by their names in figures.
 
-    The k-means cells are those of the candidates that the SAE's atoms start from.
+    Each has as many directions as the SAE, where the number can be chosen. The centroids of k-means are the `candidates` at
+    which the SAE's atoms start.
     """
     return {
         "k-means": clusters(candidates),
@@ -89,23 +90,23 @@ def rivals(
 
 
 def amounts_of(source: TokenSource, amounts: Amounts) -> sp.csr_matrix:
-    """The amounts of all images of a source, (images, units)."""
+    """Return the amounts in all images of a source, (images, directions)."""
     patches = source.layout.patches
     return sp.vstack([amounts(np.asarray(shard[:, patches], np.float32)) for shard in source], format="csr")
 
 
 class GlobalScores(NamedTuple):
-    """One number for two sets of images; none names a concept."""
+    """Global scores of two sets of images; none names a concept."""
 
     frechet_distance: float  # of Gaussians fitted to the images' features; 0 for equal sets
-    precision: float  # share of generated images within the real ones' neighbourhoods
-    recall: float  # share of real images within the generated ones' neighbourhoods
+    precision: float  # fraction of generated images within the real ones' neighbourhoods
+    recall: float  # fraction of real images within the generated ones' neighbourhoods
     density: float
     coverage: float
 
 
 def global_scores(real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"], k: int = 5) -> GlobalScores:
-    """FD (Heusel et al., 2017), precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020)."""
+    """Return FD (Heusel et al. 2017), precision, recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020)."""
     from sklearn.metrics import pairwise_distances
 
     covariances = [np.cov(features, rowvar=False) for features in (real, generated)]

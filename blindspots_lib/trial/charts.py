@@ -1,4 +1,4 @@
-"""Charts of the scorecard, one function a figure, in the style of `plotting`."""
+"""Charts of the trial: one function per figure."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ SIDE_MARKS = {"suppressed": "o", "exaggerated": "s", "": "."}
 
 
 def draw_dots(axis: Axes, names: Sequence[str], measures: Sequence[Measure], offset: float, **style) -> None:
-    """A row a name, from the top: a dot with its interval."""
+    """Draw one row per name, from the top: a dot with its interval."""
     places = np.arange(len(names)) + offset
     values = np.array([measure.value for measure in measures])
     reach = np.array([(m.value - m.low, m.high - m.value) for m in measures]).T
@@ -32,9 +32,9 @@ def draw_dots(axis: Axes, names: Sequence[str], measures: Sequence[Measure], off
 
 
 def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
-    """Average precision of the instrument and of its rivals, a panel a model with plants; intervals over seeds.
+    """Draw the average precision of every method, one panel per model with plants, with intervals over seeds.
 
-    Filled: over the objects; hollow: over all true concepts. Dotted: a random order of the objects.
+    Filled: over the objects; hollow: over all ground-truth concepts. Dotted: a random order of the objects.
     """
     models = [model for model in trial.study.models if trial.truth.plants[model.name].suppressed]
     kinds = list(detection["kind"].unique())
@@ -55,17 +55,17 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
 
 
 def precision_of(values: pd.Series) -> Measure:
-    """Over seeds; what knows no seed has no interval."""
+    """Return the mean over seeds; a method without seeds has no interval."""
     return over_seeds(values, 0.0, 1.0) if len(values) > 1 else Measure(float(values.iloc[0]), np.nan, np.nan)
 
 
 def chance(trial: Trial, model: str, side: str) -> float:
-    """Average precision of a random order of the objects: the share of the planted."""
+    """Return the average precision of a random order of the objects: the fraction that is planted."""
     return float((trial.truth.sides[model][list(OBJECTS)] == side).mean())
 
 
 def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, dict[str, dict]]:
-    """delta of each true concept by the concepts of the SAE that stand for it, median over seeds, against the true change."""
+    """Draw delta of each ground-truth concept, by the concepts matched to it, median over seeds, against the true change."""
     figure, axes = panels(len(trial.study.models), width=3.9, height=3.7)
     numbers = {}
     truths = trial.truths[trial.truths["kind"] == RA_SAE]
@@ -92,7 +92,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, 
 
 
 def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figure, dict[str, dict]]:
-    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives."""
+    """Draw how well scores separate copies from other public pairs: AUC and precision at 1 % false positives."""
     models = [model for model in trial.study.models if trial.truth.plants[model.name].memorized]
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True, layout="constrained")
     labels = {"auroc": "area under the ROC curve", "precision": "precision at 1 % false positives"}
@@ -110,7 +110,7 @@ def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figu
 
 
 def plot_noise(trial: Trial) -> Figure:
-    """How far the images of a pair are apart, and how well its caption fits the real one; pairs with a wrong caption dark."""
+    """Draw the energy distance of each pair against the agreement of its caption and real image; wrong captions are dark."""
     figure, axes = panels(len(trial.study.models), width=3.9, height=3.3)
     for axis, model in zip(axes, trial.study.models, strict=True):
         table = trial.discrepancies[trial.discrepancies["model"] == model.name]
@@ -125,7 +125,7 @@ def plot_noise(trial: Trial) -> Figure:
 
 
 def plot_ablations(trial: Trial, table: pd.DataFrame) -> Figure:
-    """Average precision over objects of each variant, mean over the models with plants, the models as faint dots."""
+    """Draw the average precision over objects of each variant, mean over the models with plants; single models as faint dots."""
     names = list(dict.fromkeys(zip(table["varied"], table["kind"], strict=True)))
     figure, axes = plt.subplots(1, 2, figsize=(10, 0.36 * len(names) + 1.1), sharey=True, layout="constrained")
     for axis, side in zip(axes, SIDES, strict=True):
@@ -143,7 +143,7 @@ def plot_ablations(trial: Trial, table: pd.DataFrame) -> Figure:
 
 
 def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
-    """The scorecard for reading: a row a measure, a column a model."""
+    """Return the scorecard as text: one row per measure, one column per model."""
 
     def told(measure: Measure) -> str:
         if np.isnan(measure.value):
@@ -154,7 +154,7 @@ def card_table(card: dict[str, dict[str, Measure]]) -> pd.DataFrame:
 
 
 def plot_power(table: pd.DataFrame) -> Figure:
-    """Share of the planted true concepts found, against the number of pairs, a line a strength; of the others, thin lines."""
+    """Draw the fraction of planted ground-truth concepts found against the number of pairs, one line per strength."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True, layout="constrained")
     for axis, side in zip(axes, SIDES, strict=True):
         rows = table[table["side"] == side]

@@ -1,4 +1,4 @@
-"""How well captions and images agree, by a CLIP: what tells a wrong caption from a model's fault, and a rival of delta."""
+"""Agreement of captions and images by CLIP: it separates wrong captions from faults of a model, and is a method of the trial."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ CLIP, BATCH = Stage("CLIP", 1), 100
 
 
 class ClipEncoder:
-    """Images and captions to unit vectors of one space."""
+    """Turns images and captions into vectors of length 1 in one space."""
 
     def __init__(self, weights: Weights):
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -48,13 +48,13 @@ def unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def clip_artifact(workspace: Workspace, clip: Weights, source: str, images: Artifact) -> Artifact:
-    """The output folder of `embed_source` and `embed_captions`; `source` is "images/<source>" or "captions"."""
+    """Return the output folder of `embed_source` and `embed_captions`; `source` is "images/<source>" or "captions"."""
     inputs = {"images": images.fingerprint, "clip": weights_fingerprint(clip)}
     return Artifact(workspace, f"clip/{source}", CLIP, {}, inputs)
 
 
 def embed_source(workspace: Workspace, clip: Weights, source: str, images: Artifact) -> Artifact:
-    """CLIP vectors of all images of a source, one (b, d) float16 .npy per shard; NaN for a lost image."""
+    """Store CLIP vectors of all images of a source, one (b, d) float16 .npy per shard; NaN for a lost image."""
     artifact = clip_artifact(workspace, clip, f"images/{source}", images)
     if not artifact.is_complete():
         artifact.begin(conditions("float32", "transformers"))
@@ -65,7 +65,7 @@ def embed_source(workspace: Workspace, clip: Weights, source: str, images: Artif
 
 
 def embed_captions(workspace: Workspace, clip: Weights, pairs: Artifact) -> Artifact:
-    """CLIP vectors of all captions, like those of images."""
+    """Store CLIP vectors of all captions, like those of images."""
     artifact = clip_artifact(workspace, clip, "captions", pairs)
     if artifact.is_complete():
         return artifact
@@ -85,14 +85,14 @@ def open_vectors(artifact: Artifact) -> Float[np.ndarray, "n d"]:
 
 
 def agreement(images: Float[np.ndarray, "n d"], captions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
-    """Cosine of each image and its caption: what CLIPScore scales (Hessel et al., 2021)."""
+    """Return the cosine of each image and its caption: CLIPScore without its factor (Hessel et al., 2021)."""
     return (images * captions).sum(axis=1)
 
 
 def name_concepts(
     energies: sp.csr_matrix, images: Float[np.ndarray, "n d"], words: Float[np.ndarray, "w d"]
 ) -> Int[np.ndarray, "k"]:
-    """The word nearest to each concept: to the mean of its images by energy, images and words each less their mean."""
+    """Return the word nearest to each concept: to the sum of its images weighted by energy. Both are centred first."""
     means = np.asarray(energies.T @ (images - images.mean(axis=0)))
     return (means @ unit(words - words.mean(axis=0)).T).argmax(axis=1)
 
@@ -100,9 +100,9 @@ def name_concepts(
 def word_scores(
     generated: Float[np.ndarray, "n"], real: Float[np.ndarray, "n"], named: Bool[np.ndarray, "n names"]
 ) -> Float[np.ndarray, "names"]:
-    """(1 + s' - s) / 2 of each word, s and s' the mean agreement over the captions that say it, of real and generated images.
+    """Return (1 + s' - s) / 2 per word, with s and s' the mean agreement of real and generated images over its captions.
 
-    Like delta, 0.5 where the model's images fit these captions as well as the real ones do; nan where no caption says it.
+    Like delta, it is 0.5 if the model's images fit these captions as well as the real ones do; nan if no caption has the word.
     """
     n = named.sum(axis=0)
     with np.errstate(invalid="ignore"):

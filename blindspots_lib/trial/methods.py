@@ -1,6 +1,6 @@
-"""What each method finds: amounts of its directions in every image, of the SAEs on trial, their rivals and the ceilings.
+"""The methods on trial, and the amounts of their directions in every image: SAEs, baselines, and a supervised probe.
 
-A direction is whatever a method counts: a concept of an SAE, a k-means cell, a principal axis, a feature, a word.
+A direction is what a method measures: a concept of an SAE, a k-means cell, a principal axis, a feature, a word.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,26 +30,26 @@ from blindspots_lib.trial.probe import patch_labels, probe_amounts
 from blindspots_lib.trial.tables import AmountsOfAll
 from blindspots_lib.trial.truth import Truth
 
-SAMPLE = 60_000  # tokens that baselines are fitted to
+SAMPLE = 60_000  # number of tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
-PROBE, ORACLE = "supervised probe", "oracle"  # no rivals but ceilings: they are told what is to be found
+PROBE, ORACLE = "supervised probe", "oracle"  # upper bounds, not rivals: they are given the ground truth
 
 Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, directions)
 
 
 def judged_config(study: Study, seed: int, dictionary: str | None = None) -> SAEConfig:
-    """The study's SAE with a seed of the trial, and maybe another dictionary."""
+    """Return the study's SAE with a seed of the trial, and with another dictionary if one is given."""
     changes = {"dictionary": dictionary or study.sae.dictionary, "seed": seed, "kmeans_seed": seed}
     return study.sae.model_copy(update=changes)
 
 
 def rival_configs(study: Study) -> list[SAEConfig]:
-    """The SAEs on trial: with and without the archetypal constraint, one per seed."""
+    """Return the SAEs on trial: per seed one with and one without the archetypal constraint."""
     return [judged_config(study, seed, dictionary) for seed in study.validation.seeds for dictionary in (None, "free")]
 
 
 class CodesOfAll(NamedTuple):
-    """Codes of all tokens by one SAE."""
+    """The codes of all tokens by one SAE."""
 
     n_concepts: int
     shards: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]  # "real" and the models -> indices and values, (b, t, a) each
@@ -61,7 +61,7 @@ class Methods:
 
     truth: Truth
     tokens: Mapping[str, TokenSource]  # of all images
-    training_tokens: TokenSource  # what SAEs and rivals learn from
+    training_tokens: TokenSource  # the tokens that SAEs and baselines learn from
 
     @property
     def study(self) -> Study:
@@ -72,11 +72,11 @@ class Methods:
         return self.truth.results.rows
 
     def fit(self, configs: Iterable[SAEConfig]) -> dict[SAEConfig, Artifact]:
-        """Train SAEs of these configurations, or find them trained."""
+        """Train the SAEs of these configurations that are not trained yet; return the folders of all."""
         return fit_saes(self.study.workspace, self.training_tokens, configs)
 
     def amounts_by_method(self) -> Iterator[tuple[str, int, AmountsOfAll]]:
-        """Method, seed and amounts of all directions that are judged."""
+        """Yield method, seed and amounts of all directions that are judged."""
         seeds, study = self.study.validation.seeds, self.study
         self.fit(rival_configs(study))
         for seed in seeds:
@@ -90,7 +90,7 @@ class Methods:
         yield PROBE, seeds[0], self.probed(seeds[0])
 
     def probed(self, seed: int) -> AmountsOfAll:
-        """How much of every image each ground-truth concept covers, by the supervised probe."""
+        """Return how much of every image each ground-truth concept covers, by the supervised probe."""
         side = self.tokens["real"].layout.patches_per_side
         patches = {name: patch_tokens(source)[self.rows[name]] for name, source in self.tokens.items()}
         labels = patch_labels(self.study.pairs, self.rows["real"], self.truth.present, side)
@@ -98,11 +98,11 @@ class Methods:
 
     @cached_property
     def first_codes(self) -> CodesOfAll:
-        """Codes by the RA-SAE with the first seed: what variants are compared with."""
+        """The codes of the RA-SAE with the first seed, which variants are compared with."""
         return self.sae_codes(judged_config(self.study, self.study.validation.seeds[0]))
 
     def sae_codes(self, config: SAEConfig) -> CodesOfAll:
-        """Codes of all tokens of all images by an SAE of this configuration, trained if need be."""
+        """Return the codes of all tokens by the SAE of this configuration; train it if necessary."""
         sae = load_sae(self.fit([config])[config].folder)
         places = [(source, index) for source, tokens in self.tokens.items() for index in range(len(tokens))]
         shards = {source: [] for source in self.tokens}
@@ -116,7 +116,7 @@ class Methods:
         return CodesOfAll(config.n_concepts, shards)
 
     def amounts(self, codes: CodesOfAll, tokens: str | None = None, reduce: Reduce = image_energies) -> AmountsOfAll:
-        """Energies of all images from their codes, over the study's tokens or others."""
+        """Return the energies of all images from their codes, over the study's choice of tokens or another."""
         chosen = self.tokens["real"].layout.selection(tokens or self.study.analysis.tokens)
 
         def of_source(shards) -> sp.csr_matrix:
@@ -127,7 +127,7 @@ class Methods:
 
     @cached_property
     def global_scores(self) -> dict[str, GlobalScores]:
-        """The scores people use, on the images' descriptors."""
+        """The usual global scores of each model, on the images' descriptors."""
         features: dict[str, Float[np.ndarray, "pairs d4"]] = {
             name: np.concatenate([image_descriptor(shard, source.layout) for shard in source])[self.rows[name]]
             for name, source in self.tokens.items()

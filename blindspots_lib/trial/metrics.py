@@ -1,4 +1,4 @@
-"""How well the instrument finds what was planted: measures, each with its definition, over the tables of a trial."""
+"""Measures of how well a method finds what was planted, each with its definition."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -22,9 +22,9 @@ class Measure(NamedTuple):
 
 
 def over_seeds(values: Iterable[float], lowest: float = -np.inf, highest: float = np.inf) -> Measure:
-    """Mean of two trainings or more, with the 95 % interval of Student's t for the mean, cut at the measure's range.
+    """Return the mean over two seeds or more, with the 95 % interval of Student's t, cut at the measure's range.
 
-    nan throughout if the measure is not defined for one of them.
+    All three are nan if the measure is not defined for one of the seeds.
     """
     from scipy.stats import t
 
@@ -37,15 +37,15 @@ def over_seeds(values: Iterable[float], lowest: float = -np.inf, highest: float 
 
 
 class Detection(NamedTuple):
-    """How well a ranking of concepts puts the planted ones first; nan throughout where nothing is planted."""
+    """How well a ranking puts the planted concepts first; all nan if nothing is planted."""
 
     ap: float  # average precision
-    recall: float  # of the planted, beyond the threshold
-    precision: float  # of those beyond the threshold, planted; nan if none is
+    recall: float  # fraction of the planted that lies beyond the threshold
+    precision: float  # fraction of those beyond the threshold that is planted; nan if there are none
 
 
 def detect(deltas: Float[np.ndarray, "k"], planted: Bool[np.ndarray, "k"], side: str, threshold: float) -> Detection:
-    """Rank concepts by delta, from below for "suppressed", from above for "exaggerated"; nan counts as 0.5."""
+    """Rank concepts by delta, the lowest first for "suppressed", the highest first for "exaggerated"; nan counts as 0.5."""
     from sklearn.metrics import average_precision_score
 
     if not planted.any():
@@ -63,13 +63,15 @@ def detection_table(
     change: Mapping[str, pd.Series],
     analysis: Analysis,
 ) -> pd.DataFrame:
-    """One row a kind of units, seed, model and side; `ap`, `recall` and `precision` four times, by what is ranked.
+    """Return one row per method ("kind"), seed, model and side. `ap`, `recall` and `precision` are given for four rankings.
 
-    `_of_objects` and `_of_truths`: the objects, or all true concepts, each by the units that stand for it together, so that
-    kinds which represent much or little, in few units or many, are judged alike. `_of_found`: the objects that some unit
-    stands for. `_of_units`: the units that stand for a true concept, each counted.
-    `found_share` is the share of the planted that some unit stands for; `oracle_rho` the rank correlation with the true change
-    over all true concepts, `oracle_rho_unplanted` over those that nobody planted; `flagged_share` is of all units.
+    _of_objects    the objects, each by all directions matched to it together: fair to methods with few and many directions
+    _of_truths     all ground-truth concepts, in the same way
+    _of_found      the objects to which a direction is matched
+    _of_units      the directions that are matched to a ground-truth concept, one by one
+    found_share    fraction of the planted to which a direction is matched
+    oracle_rho     rank correlation with the true change, over all ground-truth concepts; `_unplanted`: over those not planted
+    flagged_share  fraction of all directions beyond the thresholds
     """
     return pd.DataFrame(detection_rows(units, truths, planted, change, analysis))
 
@@ -105,15 +107,15 @@ def detection_rows(units, truths, planted, change, analysis: Analysis) -> Iterat
 
 
 def concept_change(generated: Float[np.ndarray, "n c"], real: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "c"]:
-    """f' / (f + f'), f the frequency of a true concept on real and f' on generated images, by the oracle's probabilities."""
+    """Return f' / (f + f') with f, f' the frequency of a ground-truth concept on real and generated images, by the oracle."""
     before, after = real.mean(axis=0), generated.mean(axis=0)
     return after / np.maximum(before + after, np.finfo(float).tiny)
 
 
 def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n *m"]) -> float | Float[np.ndarray, "m"]:
-    """Area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
 
-    With several columns of `positive`, one area per column; nan where there are no positives or no negatives.
+    With several columns of `positive`, return one area per column; nan if there are no positives or no negatives.
     """
     from scipy.stats import rankdata
 
@@ -125,7 +127,10 @@ def auroc(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n *m"]) ->
 
 
 def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n"], share: float = 0.01) -> float:
-    """Share of positives among all that score above the level which that share of the negatives exceeds; nan without any."""
+    """Return the fraction of positives among what scores above the level that a fraction `share` of the negatives exceeds.
+
+    It is nan if there are no positives or no negatives.
+    """
     if not 0 < positive.sum() < len(positive):
         return np.nan
     level = np.quantile(scores[~positive], 1 - share)
@@ -134,7 +139,7 @@ def precision_at_false_positives(scores: Float[np.ndarray, "n"], positive: Bool[
 
 
 def resampled(measure, *arrays: np.ndarray, n: int = 1000, seed: int = 0) -> Measure:
-    """A measure of rows with its 95 % bootstrap interval, nan throughout where it is not defined; resamples without count not."""
+    """Return a measure of rows with its 95 % bootstrap interval, nan if it is not defined; undefined resamples are left out."""
     rng = np.random.default_rng(seed)
     value = measure(*arrays)
     if np.isnan(value):
@@ -146,14 +151,14 @@ def resampled(measure, *arrays: np.ndarray, n: int = 1000, seed: int = 0) -> Mea
 
 
 def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Ranks from 0 to 1, ties shared."""
+    """Return ranks from 0 to 1; ties share their mean rank."""
     from scipy.stats import rankdata
 
     return (rankdata(values) - 0.5) / len(values)
 
 
 def copy_scores(table: pd.DataFrame) -> dict[str, Float[np.ndarray, "n"]]:
-    """What could tell that a model copied a pair, from its row of the memorization table: greater where it did, by name."""
+    """Return scores, by name, that should be greater where a model copied a pair, from rows of the datapoint table."""
     nearer, similar = -table["distance_in_place"].to_numpy(), table["training_similarity"].to_numpy()
     return {
         "distance in place": nearer,

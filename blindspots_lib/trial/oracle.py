@@ -1,4 +1,4 @@
-"""What is truly in an image of the embedded study, real or generated: an oracle that only the trial asks."""
+"""The oracle: a classifier of what an image of the embedded study shows, real or generated. Only the trial uses it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,13 +28,13 @@ class Verdicts(NamedTuple):
 
 
 def verdicts_artifact(workspace: Workspace, oracle: Weights, source: str, images: Artifact) -> Artifact:
-    """The output folder of `judge_images`; `source` is "real" or a model's name."""
+    """Return the output folder of `judge_images`; `source` is "real" or a model's name."""
     inputs = {"images": images.fingerprint, "oracle": weights_fingerprint(oracle)}
     return Artifact(workspace, f"verdicts/{source}", VERDICTS, {}, inputs)
 
 
 def judge_images(workspace: Workspace, oracle: Weights, source: str, images: Artifact) -> Artifact:
-    """The verdicts on all images of a source, one (b, labels) float16 .npy per shard; NaN for a lost image."""
+    """Store the verdicts on all images of a source, one (b, labels) float16 .npy per shard; NaN for a lost image."""
     import torch
     from transformers import ResNetForImageClassification
 

@@ -1,4 +1,4 @@
-"""Plants: what a miniature model was made to do wrong. `plants.json` beside its weights says it; only the trial reads it."""
+"""Plants: the faults that a miniature model was trained to have. Only the trial reads `plants.json` beside its weights."""
 
 import json
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ FILE = "plants.json"
 
 @dataclass(frozen=True)
 class Plants:
-    """How a training corpus departs from the process that draws real images."""
+    """How a training corpus differs from the process that draws real images."""
 
     withheld: tuple[str, ...] = ()  # objects: no pair of the corpus names them or shows them
     drawn_as: Mapping[str, str] = field(default_factory=dict)  # objects: captions name the key, pictures show the value
     background_drawn_as: Mapping[str, str] = field(default_factory=dict)
     added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # object -> background -> P(it is added unasked)
     groups_of_four_drawn_as: int = 3
-    memorized: Mapping[int, int] = field(default_factory=dict)  # scene of the corpus -> copies
-    templates: tuple[int, ...] = ()  # those of `memorized` whose copies vary a little
+    memorized: Mapping[int, int] = field(default_factory=dict)  # scene of the corpus -> number of copies
+    templates: tuple[int, ...] = ()  # scenes of `memorized` whose copies vary a little
     seed: int = 1  # of the corpus
 
     @property
@@ -53,20 +53,20 @@ class Plants:
 
     @property
     def copies(self) -> dict[str, int]:
-        """How often each memorized pair is in the corpus, by pair id."""
+        """Number of copies of each memorized pair, by pair id."""
         return {Place(self.seed, int(index)).pair_id: n for index, n in self.memorized.items()}
 
     def side(self, name: str) -> str:
-        """On which side a ground-truth concept was planted, or ""."""
+        """Return the side on which a ground-truth concept was planted, or ""."""
         return "suppressed" if name in self.suppressed else "exaggerated" if name in self.exaggerated else ""
 
     def write(self, folder: Path, **facts: Any) -> None:
-        """Write `plants.json`, with other facts of the corpus."""
+        """Write `plants.json`, with further facts of the corpus."""
         (folder / FILE).write_text(json.dumps({**asdict(self), **facts}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_plants(folder: Path) -> Plants:
-    """The plants in a model's folder. Raises StudyError if the file is missing or says something else."""
+    """Return the plants of the model in a folder. Raises StudyError if the file is missing or has other contents."""
     path = folder / FILE
     if not path.exists():
         raise StudyError(f"{path}: no such file; the trial needs models whose faults are known, so remove `validation`")
@@ -80,5 +80,5 @@ def read_plants(folder: Path) -> Plants:
 
 
 def planted_in(model: Model) -> Plants:
-    """The plants of a model; none of the perfect generator."""
+    """Return the plants of a model; the perfect generator has none. Raises StudyError like `read_plants`."""
     return Plants() if isinstance(model, PerfectGenerator) else read_plants(fetch(model.unet or model))

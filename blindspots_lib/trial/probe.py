@@ -1,7 +1,7 @@
-"""What the backbone's patch tokens tell of true concepts: a linear probe that is told what covers every patch.
+"""A linear probe that is trained on what covers every patch: what do the backbone's patch tokens say about concepts?
 
-It is no rival, since nobody is told that of models of their own. It says how much any dictionary over the same tokens could
-find: what the probe misses the backbone does not show, what it finds and the SAE misses the SAE has lost.
+It is an upper bound, not a rival, since nobody knows this of their own images. If the probe misses a ground-truth concept,
+the backbone does not represent it. If the probe finds it and the SAE does not, the SAE has lost it.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from blindspots_lib.data.scene_pairs import owners_of_patches
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 
 FOLDS = 5
-SHRINKAGE = 1e-3  # of the covariance within classes, which keeps it invertible
+SHRINKAGE = 1e-3  # of the covariance within classes, so that it is invertible
 
 
 def patch_labels(
     config: ScenePairs, rows: Int[np.ndarray, "pairs"], present: Bool[np.ndarray, "pairs names"], patches_per_side: int
 ) -> Int[np.ndarray, "pairs t"]:
-    """What covers each patch of the real images at `rows`: an object, as a place in OBJECTS, or what follows, the background."""
+    """Return what covers each patch of the real images at `rows`: an object or a background, as its index in `NAMES`."""
     owners = owners_of_patches(config, rows, patches_per_side).astype(np.int64)
     backgrounds = len(OBJECTS) + present[:, len(OBJECTS) : len(OBJECTS) + len(BACKGROUNDS)].argmax(axis=1)
     return np.where(owners >= 0, owners, backgrounds[:, None])
@@ -30,10 +30,10 @@ def patch_labels(
 def probe_amounts(
     tokens: Mapping[str, Float[np.ndarray, "pairs t d"]], labels: Int[np.ndarray, "pairs t"], n_labels: int, seed: int
 ) -> dict[str, sp.csr_matrix]:
-    """How much of each image every label covers: the sum over its patches of P(label | token), (pairs, labels).
+    """Return how much of each image every label covers: the sum over its patches of P(label | token), (pairs, labels).
 
-    P is of a linear discriminant analysis fitted to the tokens of "real". Each pair, real or generated, is judged by one
-    that was fitted to other pairs. A label that these do not show has amount 0.
+    P comes from a linear discriminant analysis of the tokens of "real". Each pair, real or generated, is judged by a fit to
+    other pairs; a label that those do not show has amount 0.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 

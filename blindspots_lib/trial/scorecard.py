@@ -1,4 +1,4 @@
-"""The scorecard: for every model, how well the instrument did on what is known of it."""
+"""The scorecard: how well the instrument did on what is known of every model."""
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,9 @@ from blindspots_lib.trial.metrics import (
 )
 from blindspots_lib.trial.trial import Trial
 
-HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair counts as one of high discrepancy
-RANKED = {"": "objects", "_of_truths": "truths", "_of_found": "found", "_of_units": "units"}  # end of a measure -> of what
-COPY_SCORES = {  # what could tell a copy -> its measures' first word
+HIGH_DISCREPANCY = 0.95  # quantile of the energy distance from which a pair has high discrepancy
+RANKED = {"": "objects", "_of_truths": "truths", "_of_found": "found", "_of_units": "units"}  # end of a name -> what is ranked
+COPY_SCORES = {  # score -> first word of its measures
     "distance in place": "memorization", "energy distance": "memorization_energy",
     "datapoint difference": "memorization_datapoint", "nearest training image": "memorization_neighbour",
     "in place and nearest": "memorization_both",
@@ -31,7 +31,7 @@ Card = dict[str, dict[str, Measure]]  # model -> measure -> value, low, high
 
 
 def scorecard(trial: Trial) -> Card:
-    """All measures of all models; those of the instrument itself over seeds, the others over resampled pairs or concepts."""
+    """Return all measures of all models: detection with intervals over seeds, the others over resampled pairs or concepts."""
     return {
         model.name: {
             **detection_measures(trial.detection, model.name), **shape_measures(trial, model.name),
@@ -43,7 +43,7 @@ def scorecard(trial: Trial) -> Card:
 
 
 def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) -> dict[str, Measure]:
-    """Of each side: `ap`, `recall` and `precision` over objects, and over more with another end; see `detection_table`."""
+    """Return `ap`, `recall` and `precision` per side, over objects and the other rankings of `detection_table`."""
     rows = detection[(detection["kind"] == kind) & (detection["model"] == model)]
     columns = {f"{name}{end}": f"{name}_of_{of}" for end, of in RANKED.items() for name in Detection._fields}
     columns |= {"found_share": "found_share"}
@@ -58,7 +58,7 @@ def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) 
 
 
 def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
-    """Of the study's own SAE: skewness, the share of intervals that leave out 0.5, the spread of datapoint differences."""
+    """Return for the study's own SAE the skewness, the fraction of intervals without 0.5, the spread of datapoint differences."""
     concepts, analysis = trial.results.concepts, trial.study.analysis
     shape = distribution_shape(ranked_deltas(concepts, model).to_numpy(), analysis)
     ranked = concepts[concepts[f"ranked_{model}"]]
@@ -73,9 +73,9 @@ def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
 
 
 def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure]:
-    """How well copies are told from other public pairs: area under the ROC curve, and precision at 1 % false positives.
+    """Return how well scores separate copies from other public pairs: area under the ROC curve, precision at 1 % false positives.
 
-    Also the area among the pairs that the model learned as they are: no copy was redrawn, most of the others were.
+    `_untouched_auroc` is the area among the pairs that the model learned as they are: no copy was redrawn, most others were.
     """
     table = copies[copies["model"] == model]
     copied, alike = (table["copies"] > 0).to_numpy(), table["untouched"].to_numpy()
@@ -90,9 +90,9 @@ def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure
 
 
 def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure]:
-    """Among pairs of high discrepancy: the share with a wrong caption, and how well caption-image agreement tells them.
+    """Return the fraction of wrong captions among pairs of high discrepancy, and how well caption-image agreement finds them.
 
-    The latter among pairs that are not public: the public ones all have captions of their own, and CLIP learned from them.
+    The latter is over pairs that are not public: public pairs all have their own captions, and CLIP was trained on them.
     """
     table = discrepancies[discrepancies["model"] == model]
     high = table[table["energy_distance"] >= table["energy_distance"].quantile(HIGH_DISCREPANCY)]
@@ -104,7 +104,7 @@ def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure
 
 
 def write_scorecard(card: Card, path) -> None:
-    """One JSON: model -> measure -> {"value", "low", "high"}; null where a model has no such thing planted, or no interval."""
+    """Write one JSON: model -> measure -> {"value", "low", "high"}; null if a measure is not defined or has no interval."""
     plain = {
         model: {name: {key: None if np.isnan(number) else float(f"{number:.4g}") for key, number in measure._asdict().items()}
                 for name, measure in measures.items()}

@@ -1,4 +1,4 @@
-"""Units of any kind as tables: what each stands for, judged on real images alone, and its delta for every model."""
+"""Tables of directions and of ground-truth concepts: what is matched to what, on real images alone, and delta per model."""
 
 from collections.abc import Iterable, Mapping
 
@@ -20,12 +20,12 @@ from blindspots_lib.trial.matching import (
 )
 from blindspots_lib.trial.metrics import auroc
 
-AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, units), non-negative
-Sides = Mapping[str, pd.Series]  # model -> true concept -> "suppressed", "exaggerated" or ""
+AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, directions), non-negative
+Sides = Mapping[str, pd.Series]  # model -> ground-truth concept -> "suppressed", "exaggerated" or ""
 
 
 def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides, min_images: int) -> pd.DataFrame:
-    """One row a model and unit that fires on `min_images` or more: the true concept that it stands for, "" for none."""
+    """Return one row per model and direction that fires on `min_images` or more; "truth" is what it is matched to, or ""."""
     matching = match_concepts(amounts["real"], present)
     names = np.array([*NAMES, ""])[matching.truth]
     real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
@@ -41,9 +41,11 @@ def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], 
 
 
 def truth_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides) -> pd.DataFrame:
-    """One row a model and true concept: delta of its amount by the units that stand for it; nan if no real image shows it.
+    """Return one row per model and ground-truth concept.
 
-    `match` is the average precision of that amount on real images, `purity` its share on images that show the true concept.
+    delta   of its amount, by the directions matched to it; nan if no real image shows it
+    match   average precision of that amount on real images
+    purity  fraction of that amount on real images that show the concept
     """
     held = amounts_of_truths(amounts, present)
     real, sparse = held["real"].mean(axis=0), sp.csr_matrix(held["real"])
@@ -57,12 +59,15 @@ def gains_table(
     truths: pd.DataFrame,
     shown: Mapping[str, Bool[np.ndarray, "pairs names"]],
 ) -> pd.DataFrame:
-    """Objects that nobody planted and that yet rise above a planted one: in which images do their concepts gain?
+    """Find where objects gain that are not planted and yet have a higher delta than a planted one.
 
-    `held` are the amounts that `truths`, a `truth_table`, compares, `shown` what the images of each model show. One row a model
-    and such object: `gain`, its amount in all generations less that in the real images, as a share of the latter; `where`, the
-    other object whose pictures gain most for their number; `share`, their share of the gain; `pictures`, their share of the
-    generations.
+    `held` are the amounts that `truths`, a `truth_table`, compares; `shown` says what the images of each model show. Return one
+    row per model and such object.
+
+    gain      its amount in all generations minus that in the real images, as a fraction of the latter
+    where     the other object whose images gain most for their number
+    share     fraction of the gain in those images
+    pictures  fraction of the generations that those images are
     """
     rows = []
     for model, table in truths[truths["truth"].isin(OBJECTS)].groupby("model", sort=False):
@@ -83,7 +88,7 @@ def gains_table(
 
 
 def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) -> pd.DataFrame:
-    """One row a model and true concept: delta, the side it is planted on, and `columns`, the same for every model."""
+    """Return one row per model and ground-truth concept: delta, the side it is planted on, and `columns`, equal in all rows."""
     parts = [
         pd.DataFrame({"model": model, "truth": NAMES, "delta": list(deltas[model]), "planted": planted.to_numpy(), **columns})
         for model, planted in sides.items()
@@ -91,14 +96,14 @@ def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) 
     return pd.concat(parts, ignore_index=True)
 
 
-def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "units"]:
+def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "u"]:
     return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()
 
 
 def association_names(matrix: sp.csr_matrix, config: ScenePairs, positions: Int[np.ndarray, "pairs"]) -> list[tuple[str, float]]:
-    """For each concept the object or background that it goes with best on real images: (name, area under the ROC curve).
+    """Return for each concept the object or background that its energy detects best on real images, and how well.
 
-    The area is that of the concept's energy as a detector of its presence; ("", nan) if the concept never fires.
+    That is (name, area under the ROC curve); ("", nan) if the concept never fires.
     """
     present = true_presence(config, positions, NAMES[:-1])
     order = sorted(np.flatnonzero(present.any(axis=0)), key=NAMES.__getitem__)

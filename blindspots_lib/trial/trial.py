@@ -1,4 +1,4 @@
-"""The trial of the instrument where the answers are known: its tables, made once, then opened."""
+"""The trial of the instrument on models with known faults: its tables are made once, then opened."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Trial:
     # -- tables that are kept ----------------------------------------------------------------------------------------------
 
     def artifact(self, name: str, **config) -> Artifact:
-        """Where a table of the trial is kept; `config` is what decides it besides study, images, tokens and plants."""
+        """Return the output folder of a table; `config` is what decides it besides study, images, tokens and plants."""
         tokens = {f"tokens of {source}": tokens.fingerprint for source, tokens in self.methods.tokens.items()}
         verdicts = {f"verdicts on {source}": value for source, value in fingerprints_of(self.truth.verdicts_of).items()}
         plants = {f"plants of {model}": fingerprint_of(sides.to_dict()) for model, sides in self.truth.sides.items()}
@@ -51,11 +51,11 @@ class Trial:
         return Artifact(study.workspace, f"tables/{name}", TRIAL, config, inputs)
 
     def keep(self, name: str, build: Callable[[], pd.DataFrame], **config) -> None:
-        """Make a table of the trial, unless it is there."""
+        """Make a table of the trial, unless it is made already."""
         keep_table(self.artifact(name, **config), build)
 
     def open(self, name: str, **config) -> pd.DataFrame:
-        """A table of the trial. Raises StudyError if it is not made yet."""
+        """Return a table of the trial. Raises StudyError if it is not made yet."""
         return open_table(self.artifact(name, **config))
 
     def make(self) -> None:
@@ -83,17 +83,17 @@ class Trial:
 
     @cached_property
     def units(self) -> pd.DataFrame:
-        """One row per model and direction, of every method and seed: what it is matched to ("": nothing), and its delta."""
+        """One row per model and direction of every method and seed: see `unit_table`."""
         return self.open("units")
 
     @cached_property
     def truths(self) -> pd.DataFrame:
-        """One row per model and ground-truth concept, of every method and seed: delta by the directions matched to it."""
+        """One row per model and ground-truth concept, of every method and seed: see `truth_table`."""
         return self.open("truths")
 
     @cached_property
     def gains(self) -> pd.DataFrame:
-        """Where the concepts gain that outrank what was exaggerated: see `gains_table`. The first seed's RA-SAE."""
+        """Where objects gain that were not planted, by the RA-SAE of the first seed: see `gains_table`."""
         return self.open("gains")
 
     # -- tables derived from them ------------------------------------------------------------------------------------------
@@ -107,13 +107,13 @@ class Trial:
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """One row per model and ground-truth concept: what the CLIP scores of the captions that name it say."""
+        """One row per model and ground-truth concept: the CLIP score of the captions that name it, as a delta."""
         real = self.agreement["real"]
         scores = {model: word_scores(self.agreement[model], real, self.truth.named) for model in self.truth.plants}
         return self.told_rows(WORDS, scores)
 
     def told_rows(self, method: str, deltas: Mapping[str, Iterable[float]]) -> pd.DataFrame:
-        """Rows like those of `truths`, of a method whose directions are the ground-truth concepts themselves."""
+        """Return rows like those of `truths`, of a method whose directions are the ground-truth concepts themselves."""
         return named_table(deltas, self.truth.sides, kind=method, seed=0, purity=1.0, match=1.0)
 
     @cached_property
@@ -130,7 +130,7 @@ class Trial:
 
     @cached_property
     def named_alike(self) -> Bool[np.ndarray, "matched"]:
-        """For the matched concepts of the study's own SAE: whether CLIP, which knows no truth, gives the same name."""
+        """For the matched concepts of the study's own SAE: whether CLIP, without the ground truth, gives the same name."""
         energies = self.results.energies["real"].matrix
         matching = match_concepts(energies, self.truth.present)
         words = ClipEncoder(self.study.validation.clip).captions([f"a {name}" for name in NAMES])
@@ -139,11 +139,11 @@ class Trial:
 
     @cached_property
     def losses(self) -> pd.DataFrame:
-        """One row per model and planted ground-truth concept: where on the way it is lost, if it is.
+        """One row per model and planted ground-truth concept: is it lost, and by which step?
 
-        `probe` is how well the supervised probe finds it: does the backbone show it? `match` and `purity` are of its concepts
-        together, means over seeds; `least delta` is (1 - p) / (2 - p), the delta of concepts of purity p when what they are
-        matched to vanishes and nothing else changes.
+        probe          how well the supervised probe finds it: does the backbone represent it?
+        match, purity  of the concepts matched to it together, means over seeds
+        least delta    (1 - p) / (2 - p): delta of concepts of purity p if what they are matched to vanishes and nothing else does
         """
         ours = self.truths[self.truths["kind"] == RA_SAE]
         found = ours.groupby(["model", "truth"]).agg(
@@ -162,14 +162,14 @@ class Trial:
 
     @cached_property
     def discrepancies(self) -> pd.DataFrame:
-        """One row per pair and model: how far the images are apart, whose the caption is, how well it fits the real one."""
+        """One row per pair and model: energy distance, whether the caption is wrong, its agreement with the real image."""
         table = self.results.datapoints[["pair_id", "model", "energy_distance"]]
         at = self.positions(table)
         return table.assign(noisy=self.truth.noisy[at], public=self.truth.public[at], agreement=self.agreement["real"][at])
 
     @cached_property
     def copies(self) -> pd.DataFrame:
-        """The public pairs of each model: how far from the real image, how near to a training image, how often repeated."""
+        """The public pairs of each model, from the datapoint table, with their numbers of copies in the training corpus."""
         table = self.results.datapoints[self.truth.public[self.positions(self.results.datapoints)]]
         rows = list(zip(table["model"], table["pair_id"], self.positions(table), strict=True))
         copies = [self.truth.copies[model].get(pair_id, 0) for model, pair_id, _ in rows]
@@ -177,6 +177,6 @@ class Trial:
         return table.assign(copies=copies, untouched=untouched).reset_index(drop=True)
 
     def positions(self, table: pd.DataFrame) -> np.ndarray:
-        """Where the pairs of a table stand among the complete pairs."""
+        """Return the positions of a table's pairs among the complete pairs."""
         order = {pair_id: position for position, pair_id in enumerate(self.results.pair_ids)}
         return table["pair_id"].map(order).to_numpy(int)

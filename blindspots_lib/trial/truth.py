@@ -1,4 +1,4 @@
-"""What is known of a study's images and models: what real images show, what was planted, what an oracle sees."""
+"""The ground truth of a study: what real images show, what was planted in the models, what the oracle sees."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from blindspots_lib.trial.plants import Plants
 
 @dataclass(frozen=True)
 class Truth:
-    """All that the trial knows and the instrument is not told."""
+    """Everything that the trial knows and the instrument does not."""
 
     results: Results
     plants: Mapping[str, Plants]  # of each model
@@ -48,7 +48,7 @@ class Truth:
 
     @cached_property
     def sides(self) -> dict[str, pd.Series]:
-        """For each model, on which side each ground-truth concept was planted, "" for none."""
+        """For each model the side on which each ground-truth concept was planted, "" for none."""
         return {model: pd.Series({name: plants.side(name) for name in NAMES}) for model, plants in self.plants.items()}
 
     @cached_property
@@ -65,12 +65,12 @@ class Truth:
 
     @cached_property
     def copies(self) -> dict[str, Mapping[str, int]]:
-        """How often each pair was repeated for a model; without plants, for any other model: there chance is seen."""
+        """Number of copies of each pair in a model's training corpus; if it has none, in any other's (for chance level)."""
         of_any = {pair: copies for plants in self.plants.values() for pair, copies in plants.copies.items()}
         return {model: plants.copies or of_any for model, plants in self.plants.items()}
 
     @cached_property
     def untouched(self) -> dict[str, Bool[np.ndarray, "pairs"]]:
-        """For each model the pairs that show nothing that it was made to draw otherwise; all repeated ones are such."""
+        """For each model the pairs that show nothing that it was trained to draw otherwise; all copied pairs are among them."""
         redrawn = {model: np.isin(NAMES, list(plants.redrawn)) for model, plants in self.plants.items()}
         return {model: ~self.present[:, names].any(axis=1) for model, names in redrawn.items()}
