@@ -1,5 +1,6 @@
 """Fixtures that several tests share. Shapes and types of the package are checked while tests run, and only then."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def smoke_with(changes):
         place = content
         for parent in parents:
             place = place[parent]
+        value = copy.deepcopy(value)
         if value is ...:
             del place[last]
         elif last == len(place):

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blindspots_lib.trial.ablations import largest_code, mean_code, power_rows
+from blindspots_lib.core.study import load_study
+from blindspots_lib.trial.ablations import largest_code, mean_code, power_rows, retrained
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [(largest_code, np.max), (mean_code, np.mean)])
@@ -15,6 +16,17 @@ def test_reductions_are_those_of_each_concepts_codes(reduce, expected):
         for concept in range(6):
             codes = values[image][indices[image] == concept]
             assert found[image, concept] == pytest.approx(expected(codes) if len(codes) else 0.0, rel=1e-3)
+
+
+def test_each_variant_changes_what_its_name_says():
+    own = load_study("mini").sae
+    variants = retrained(own)
+    assert {value: config.top_k for (varied, value), config in variants.items() if varied == "active concepts"} == {
+        "k = 1": 1, "k = 5": 5, "k = 10": 10,
+    }  # fmt: skip
+    assert {config.n_concepts for (varied, _), config in variants.items() if varied == "concepts"} == {192, 768}
+    with pytest.raises(KeyError, match="SAEConfig has no 'k'"):
+        own.model_copy(update={"k": 3})
 
 
 def test_power_counts_what_is_found_and_what_is_not_planted():

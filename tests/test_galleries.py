@@ -17,13 +17,13 @@ from blindspots_lib.figures.galleries import (
 )
 
 
-def results_of(deltas, halves, seen, names=None, energies=None, n_pairs=100):
+def results_of(deltas, halves, seen, energies=None, n_pairs=100):
     """Results of one model "m" whose concepts have these deltas, half lengths of intervals and numbers of images."""
     deltas, halves = np.array(deltas), np.array(halves)
     table = pd.DataFrame({
         "concept": np.arange(len(deltas)), "delta_m": deltas, "low_m": deltas - halves, "high_m": deltas + halves,
         "ranked_m": True, "n_images_real": seen, "n_images_m": seen, "firings": 10 * np.array(seen),
-        "goes_with": names or [""] * len(deltas), "goes_with_auc": [0.9 if name else np.nan for name in names or [""] * len(deltas)],
+        "goes_with": "", "goes_with_auc": np.nan,
     })  # fmt: skip
     energies = {name: SimpleNamespace(matrix=sp.csr_matrix(np.array(rows, float))) for name, rows in (energies or {}).items()}
     results = object.__new__(Results)

@@ -11,6 +11,13 @@ TAGS = {"scenes", "folder", "dataset", "webdataset", "links", "image-corpus", "p
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False):
+        """As in pydantic, but a key that the part does not have is an error, not ignored."""
+        unknown = set(update or {}) - set(type(self).model_fields)
+        if unknown:
+            raise KeyError(f"{type(self).__name__} has no {sorted(unknown)[0]!r}")
+        return super().model_copy(update=update, deep=deep)
+
 
 def contents(part: Part | None, *left_out: str) -> dict[str, Any] | None:
     """Return the keys of a part that are not at their defaults, except those left out: what fingerprints are made of."""

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from blindspots_lib.core.config import ScenePairs
-from blindspots_lib.data.scenes import Scene, patch_owners, sample_scene, scene_rng
+from blindspots_lib.data.scenes import Scene, sample_scene, scene_rng
 
 
 class Place(NamedTuple):
@@ -56,10 +56,3 @@ def shown_concepts(config: ScenePairs, position: int) -> dict[str, int]:
     """Return what the real image of a pair shows: objects with their counts, and the background."""
     scene = described_scene(config, position)
     return {**dict(scene.objects), scene.background: 1}
-
-
-def owners_of_patches(
-    config: ScenePairs, positions: Int[np.ndarray, "pairs"], patches_per_side: int
-) -> Int[np.ndarray, "pairs patches"]:
-    """Return the object (index into OBJECTS) that covers each patch of the real images of these pairs, or -1."""
-    return np.stack([patch_owners(*place_of(config, int(position)), patches_per_side) for position in positions])

@@ -213,19 +213,6 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
     return figure
 
 
-def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy: float) -> Figure:
-    """Draw the UMAP of single patch tokens, coloured by the object that covers the patch."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    names = sorted(set(owners))
-    for name, colour, marker in zip(names, sns.color_palette("husl", len(names)), itertools.cycle("os^DvP"), strict=False):
-        chosen = np.array(owners) == name
-        axis.scatter(*places[chosen].T, s=9, color=colour, marker=marker, linewidths=0, label=name)
-    axis.set(xlabel="UMAP 1 of patch tokens (cosine)", ylabel="UMAP 2", xticks=[], yticks=[],
-             title=f"Nearest-neighbour accuracy on these tokens: {accuracy:.0%}")  # fmt: skip
-    axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
-    return figure
-
-
 def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Excess]]:
     """Draw the similarity of generations to their nearest training image, beside that of unseen real images."""
     excess = {model.name: nearer_than_real(table, model.name) for model in study.models}

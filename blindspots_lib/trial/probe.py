@@ -5,14 +5,17 @@ the backbone does not represent it. If the probe finds it and the SAE does not, 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
+from blindspots_lib.analysis.projection import embed_dictionary
 from blindspots_lib.core.config import ScenePairs
-from blindspots_lib.data.scene_pairs import owners_of_patches
-from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
+from blindspots_lib.data.scene_pairs import place_of
+from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS, patch_owners
+from blindspots_lib.models.tokens import TokenSource
 
 FOLDS = 5
 SHRINKAGE = 1e-3  # of the covariance within classes, so that it is invertible
@@ -48,3 +51,37 @@ def probe_amounts(
             covers = probe.predict_proba(of_source[held].reshape(n * t, d).astype(np.float32))
             found[source][np.ix_(held, probe.classes_)] = covers.reshape(n, t, -1).sum(axis=1)
     return {source: sp.csr_matrix(amounts) for source, amounts in found.items()}
+
+
+def owners_of_patches(
+    config: ScenePairs, positions: Int[np.ndarray, "pairs"], patches_per_side: int
+) -> Int[np.ndarray, "pairs patches"]:
+    """Return the object (index into OBJECTS) that covers each patch of the real images of these pairs, or -1."""
+    return np.stack([patch_owners(*place_of(config, int(position)), patches_per_side) for position in positions])
+
+
+class OwnedTokens(NamedTuple):
+    """Single patch tokens whose object is known."""
+
+    places: Float[np.ndarray, "m 2"]  # on the UMAP
+    owners: list[str]  # the object that covers each token
+    accuracy: float  # fraction of tokens whose most similar token (cosine) in another image lies on the same object
+
+
+def owned_tokens(
+    real: TokenSource, owners: Int[np.ndarray, "n patches"], names: list[str], n_objects: int, seed: int, per_object: int = 80
+) -> OwnedTokens:
+    """Map patch tokens of the `n_objects` most frequent objects, at most `per_object` each, on the plane.
+
+    `owners` gives the index in `names` of the object that covers each patch of the n real images, -1 for none.
+    """
+    frequent = np.argsort(-np.bincount(owners[owners >= 0], minlength=len(names)), kind="stable")[:n_objects]
+    rng = np.random.default_rng(seed)
+    places = [rng.permutation(np.argwhere(owners == kind))[:per_object] for kind in frequent]
+    image, patch = np.concatenate(places).T
+    tokens = real.at(image)[np.arange(len(image)), real.layout.patches.start + patch].astype(np.float32)
+    kinds = owners[image, patch]
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    similarity = np.where(image[:, None] == image[None], -np.inf, unit @ unit.T)
+    accuracy = float((kinds == kinds[similarity.argmax(axis=1)]).mean())
+    return OwnedTokens(embed_dictionary(tokens, seed=seed), [names[kind] for kind in kinds], accuracy)
