@@ -149,7 +149,7 @@ def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str,
 def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
     """Draw R2, active concepts per token (L0) and dead concepts over the steps, and the atoms' distances from the hull."""
     figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
-    labels = {"r2": "R² of the reconstruction", "l0": "active concepts a token (L0)", "dead": "dead concepts"}
+    labels = {"r2": "R² of the reconstruction", "l0": "active concepts per token (L0)", "dead": "dead concepts"}
     for axis, (column, label) in zip(axes, labels.items(), strict=False):
         axis.plot(history[column], color="#582949", linewidth=1)
         axis.set(xlabel="optimizer step", title=label)
@@ -209,7 +209,7 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
         axis.set_title(title)
         axis.tick_params(labelsize=7, length=0)
         axis.tick_params(axis="x", labelrotation=90)
-    figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, label="share of the row's images with the column too")
+    figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, label="fraction of the row's images with the column too")
     return figure
 
 

@@ -41,7 +41,7 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
     """
     models = [model for model in trial.study.models if trial.truth.plants[model.name].suppressed]
     kinds = list(detection["kind"].unique())
-    marks = {"ap_of_objects": ("full", "objects"), "ap_of_truths": ("none", "all true concepts")}
+    marks = {"ap_of_objects": ("full", "objects"), "ap_of_truths": ("none", "all ground-truth concepts")}
     figure, axes = panels(len(models), width=4.4, height=4.2)
     for axis, model in zip(axes, models, strict=True):
         for side, place in zip(SIDES, (-0.2, 0.2), strict=True):
@@ -89,7 +89,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, 
             0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
         )
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=model.label, xlabel="true change f′ / (f + f′), by the oracle")
-    axes[0].set_ylabel("δ by the concepts that stand for it")
+    axes[0].set_ylabel("δ by the concepts matched to it")
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure, numbers
 
@@ -171,7 +171,7 @@ def plot_power(table: pd.DataFrame) -> Figure:
         axis.set(xscale="log", xlabel="pairs (log scale)", title=side, ylim=(-0.02, 1.02))
         axis.set_xticks(sorted(rows["pairs"].unique()), [str(n) for n in sorted(rows["pairs"].unique())])
         axis.minorticks_off()
-    axes[0].set_ylabel("share with an interval beyond 0.5")
+    axes[0].set_ylabel("fraction with an interval beyond 0.5")
     axes[1].legend(fontsize=7.5, title="images with the fault", title_fontsize=7.5, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
