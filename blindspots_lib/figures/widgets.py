@@ -44,7 +44,7 @@ def model_choice(results: Results) -> widgets.Dropdown:
     return widgets.Dropdown(options=[(model.label, model.name) for model in results.study.models], description="model")
 
 
-def slider(label: str, low: float, high: float, value: float) -> widgets.Widget:
+def slider(label: str, low: int | float, high: int | float, value: int | float) -> widgets.Widget:
     """Return a slider, of integers or of hundredths, that acts when it is let go."""
     kind, step = (widgets.IntSlider, 1) if isinstance(value, int) else (widgets.FloatSlider, 0.01)
     return kind(value=value, min=low, max=high, step=step, description=label, continuous_update=False,
