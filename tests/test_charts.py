@@ -126,3 +126,27 @@ def test_a_strangers_caption_is_text_and_nothing_else(tmp_path):
     assert label.count("\n") == 5
     assert label.endswith("…")
     assert printable("a\x1b[31m\u202eb\n") == "a [31m b "
+
+
+def test_no_panel_of_the_histograms_is_lost_where_models_have_few_concepts_or_many(make_study):
+    study, rng = make_study(), np.random.default_rng(0)
+    table = pd.DataFrame({"concept": np.arange(4000)})
+    for model, n_ranked in zip(study.models, (20, 4000), strict=True):
+        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.beta(60, 60, 4000), np.arange(4000) < n_ranked
+    figure, _ = charts.plot_histograms(study, table)
+    low, high = figure.axes[1].get_ylim()
+    heights = [bar.get_height() for bar in figure.axes[1].patches if bar.get_height() > 0]
+    assert low < min(heights)
+    assert max(heights) < high
+
+
+def test_letters_that_no_font_has_and_fine_patches_are_drawn(make_study):
+    photograph = np.full((300, 300, 3), 250, np.uint8)
+    heatmap = np.zeros((16, 16))
+    heatmap[3, 4] = 1
+    figure = draw_grid([Row("\U00016a38 \U0001f9ff 中文", [Cell(photograph, heatmap=heatmap), Cell(photograph)])])
+    save(make_study(), figure)
+    fired, plain = figure.axes
+    assert fired.images[0].get_interpolation() == "antialiased"
+    assert len(fired.collections) == 1  # the outline of the patch
+    assert not plain.collections

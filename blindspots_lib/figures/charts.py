@@ -31,7 +31,7 @@ NAMED_FROM = 0.8  # least area under the ROC curve at which a concept gets the n
 def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Shape]]:
     """Draw the histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness as text."""
     figure, axes = panels(len(study.models))
-    shapes, edges = {}, np.linspace(0, 1, 100)
+    shapes, edges, highest = {}, np.linspace(0, 1, 100), []
     for axis, model in zip(axes, study.models, strict=True):
         deltas = ranked_deltas(table, model.name).to_numpy()
         shape = shapes[model.name] = distribution.distribution_shape(deltas, study.analysis)
@@ -47,8 +47,10 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
         if len(deltas):
             density, _ = np.histogram(deltas, bins=edges, density=True)
             axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
+            highest.append(density.max())
             axis.set_yscale("log")
-            axis.set_ylim(top=max(axis.get_ylim()[1], density.max() * 12))
+    if highest:  # once for all panels: a limit that is set ends the autoscaling of axes that are shared
+        axes[0].set_ylim(top=max(highest) * 12)
     axes[0].set_ylabel("density of concepts (log scale)")
     return figure, shapes
 

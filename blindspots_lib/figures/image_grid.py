@@ -10,7 +10,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from blindspots_lib.figures.style import INK
+
 FADED = 0.8  # 0: an image stays as it is where the concept of its heatmap does not fire; 1: it is white there
+SMALL = 160  # pixels a side below which a picture is drawn pixel by pixel; larger ones are made smaller smoothly
+FINE = 14  # patches a side from which the firing ones get an outline: they are too small to be seen without
 LINES = 6  # shown of a caption
 GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between images, above a row with titles, below the grid
 
@@ -76,7 +80,9 @@ def draw_cell(axis, cell: Cell) -> None:
         rows, columns = (np.arange(length) * len(shown) // length for length in pixels.shape[:2])
         shown = shown[rows][:, columns, None]
         pixels = 1 - (1 - pixels) * (1 - FADED * (1 - shown))
-    axis.imshow(pixels, interpolation="nearest", aspect="auto")
+        if len(cell.heatmap) >= FINE:
+            axis.contour(shown[..., 0] > 0, levels=[0.5], colors=[INK], linewidths=0.7)
+    axis.imshow(pixels, interpolation="nearest" if len(pixels) < SMALL else "antialiased", aspect="auto")
     axis.set_axis_off()
     if cell.title:
         axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal", parse_math=False)

@@ -2,12 +2,14 @@
 
 import platform
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -25,9 +27,13 @@ MODEL_COLOURS = ("#3f7f93", "#b16243", "#582949", "#7f9b3b", "#c7962c", "#6b6f76
 REAL_COLOUR = QUIET
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
 
+WORLD = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Emoji", "Symbola", "Arial Unicode MS",
+         "Hiragino Sans", "PingFang SC", "Apple Symbols")  # fmt: skip
+FONTS = ["DejaVu Sans", *(name for name in WORLD if name in font_manager.get_font_names())]  # where the first lacks a letter
+
 mpl.rcParams.update({
     "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white", "savefig.facecolor": "white",
-    "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "axes.titleweight": "bold",
+    "font.family": FONTS, "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "axes.titleweight": "bold",
     "axes.edgecolor": QUIET, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "pdf.fonttype": 42, "svg.hashsalt": "blindspots",
@@ -60,13 +66,15 @@ def save_figure(
     `numbers` that the figure states.
     """
     add_footer(figure, study, shows_images)
-    figure.draw_without_rendering()  # the axes choose their ticks here; the layout then makes room for them
-    folder = study.figures_folder
-    with replacing(folder / f"{name}.png") as partial_file:
-        figure.savefig(partial_file, format="png", metadata={"Software": None})
-    figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
-    with replacing(folder / f"{name}.pdf") as partial_file:
-        figure.savefig(partial_file, format="pdf", metadata={"CreationDate": None})
+    with warnings.catch_warnings():  # a letter that no installed font has becomes a box, once and without 36 lines about it
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.draw_without_rendering()  # the axes choose their ticks here; the layout then makes room for them
+        folder = study.figures_folder
+        with replacing(folder / f"{name}.png") as partial_file:
+            figure.savefig(partial_file, format="png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
+        with replacing(folder / f"{name}.pdf") as partial_file:
+            figure.savefig(partial_file, format="pdf", metadata={"CreationDate": None})
     artifacts.write_json(folder / f"{name}.json", {
         "figure": name, "function": f"{drawn_by.__module__.removeprefix('blindspots_lib.')}.{drawn_by.__name__}",
         "notebook": notebook, "study": study.name, "title": study.title, "replica": study.replica,
