@@ -29,7 +29,7 @@ REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evi
 
 WORLD = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Emoji", "Symbola", "Arial Unicode MS",
          "Hiragino Sans", "PingFang SC", "Apple Symbols")  # fmt: skip
-FONTS = ["DejaVu Sans", *(name for name in WORLD if name in font_manager.get_font_names())]  # where the first lacks a letter
+FONTS = ["DejaVu Sans", *(name for name in WORLD if name in font_manager.get_font_names())]
 
 mpl.rcParams.update({
     "figure.dpi": 100, "savefig.dpi": 160, "figure.facecolor": "white", "savefig.facecolor": "white",
