@@ -21,7 +21,7 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures plan check test golden lint lab bench miniatures clean clean-superseded
+.PHONY: help figures plan check fetch test golden lint lab bench miniatures clean clean-superseded
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,8 +32,11 @@ figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its f
 plan: $(READY) ## say what STUDY will take: images, disk, memory, time, downloads, agreements
 	@$(BIN)python -m blindspots_lib plan "$(STUDY)"
 
-check: $(READY) ## say what would stop STUDY, without running it
-	@$(BIN)python -m blindspots_lib check "$(STUDY)"
+check: $(READY) ## say what would stop STUDY, without running it; DEEP=1 reads all finished files again
+	@$(BIN)python -m blindspots_lib check "$(STUDY)" $(if $(DEEP),--deep)
+
+fetch: $(READY) ## download and check all weights of STUDY, before days of work begin (the pairs come with the run)
+	@$(BIN)python -m blindspots_lib fetch "$(STUDY)"
 
 test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill and nbval
 	@$(BIN)python -m pytest

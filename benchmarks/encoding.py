@@ -9,7 +9,7 @@ from benchmarks.memory import peak_of
 from benchmarks.peers import PublishedStatistics
 from benchmarks.timing import Row, ratios, time_in_turn
 from blindspots_lib.analysis.energies import encode_images
-from blindspots_lib.analysis.statistics import ConceptStats
+from blindspots_lib.analysis.statistics import ConceptStats, ShardCodes
 from blindspots_lib.sae.topk import in_integers
 
 N_TOP = 10  # top images per concept
@@ -67,11 +67,11 @@ def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
             stats.add(ten)
         return stats
 
-    dense = [dense_codes(*(array[ten : ten + 10] for array in codes), n_concepts) for ten in range(0, n_images, 10)]
+    dense = [dense_codes(codes.at(np.arange(ten, ten + 10))) for ten in range(0, n_images, 10)]
 
     def ours(given=None) -> ConceptStats:
         stats = ConceptStats.empty(n_concepts, N_TOP)
-        stats.add(*(given or encode_images(sae, stored)), np.arange(n_images))
+        stats.add(given or encode_images(sae, stored), np.arange(n_images))
         return stats
 
     difference = check_statistics(published(dense), ours(codes), n_images)
@@ -89,10 +89,9 @@ def run_statistics(n_concepts: int = 8000, n_images: int = 200) -> list[Row]:
     ]
 
 
-def dense_codes(indices: np.ndarray, values: np.ndarray, n_concepts: int) -> torch.Tensor:
+def dense_codes(codes: ShardCodes) -> torch.Tensor:
     """Return the same codes as dense ones, (b, t, k), as the peer stores them."""
-    dense = torch.zeros(*indices.shape[:2], n_concepts)
-    return dense.scatter_(2, torch.from_numpy(indices.astype(np.int64)), torch.from_numpy(values.astype(np.float32)))
+    return torch.from_numpy(codes.matrix(np.float32).toarray()).view(codes.shape)
 
 
 def check_statistics(theirs: PublishedStatistics, ours: ConceptStats, n_images: int) -> float:

@@ -10,7 +10,7 @@ from benchmarks.contestants import BATCH, RATE, make_trainer
 from benchmarks.data import make_tokens
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
-from blindspots_lib.analysis.statistics import ConceptStats
+from blindspots_lib.analysis.statistics import ConceptStats, ShardCodes
 from blindspots_lib.figures.style import INK
 
 CONCEPTS = (2_000, 4_000, 8_000, 16_000, 32_000)
@@ -31,12 +31,13 @@ def step_seconds(n_concepts: int, repeats: int = 5) -> float:
     return float(np.median(seconds[1:]))
 
 
-def synthetic_codes(n_concepts: int, n_images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def synthetic_codes(n_concepts: int, n_images: int, rng: np.random.Generator) -> ShardCodes:
     """Draw codes of images with 60 concepts each; some concepts are frequent, others rare."""
     frequent = (rng.random((n_images, 60)) ** 3 * n_concepts).astype(np.uint32)
     which = rng.integers(0, 12, (n_images, TOKENS, 1)) * 5 + np.arange(ACTIVE)
     indices = np.take_along_axis(frequent[:, None].repeat(TOKENS, axis=1), which, axis=2)
-    return indices, rng.random(indices.shape).astype(np.float16)
+    offsets = np.arange(0, indices.size + 1, ACTIVE)
+    return ShardCodes((n_images, TOKENS, n_concepts), offsets, indices.ravel(), rng.random(indices.size).astype(np.float16))
 
 
 def state_bytes(stats: ConceptStats) -> int:
@@ -50,9 +51,9 @@ def statistics_cost(n_concepts: int, n_images: int) -> tuple[float, int]:
     rng = np.random.default_rng(0)
     stats, seconds = ConceptStats.empty(n_concepts), 0.0
     for first in range(0, n_images, SHARD):
-        indices, values = synthetic_codes(n_concepts, SHARD, rng)
+        codes = synthetic_codes(n_concepts, SHARD, rng)
         begin = time.perf_counter()
-        stats.add(indices, values, np.arange(first, first + SHARD))
+        stats.add(codes, np.arange(first, first + SHARD))
         seconds += time.perf_counter() - begin
     return seconds, state_bytes(stats)
 

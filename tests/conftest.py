@@ -1,15 +1,18 @@
 """Fixtures that several tests share. Shapes and types of the package are checked while tests run, and only then."""
 
 import copy
+import io
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from jaxtyping import install_import_hook
 
 install_import_hook("blindspots_lib", "beartype.beartype")
+os.environ["BLINDSPOTS_ALLOW_PRIVATE_LINKS"] = "1"  # the stand-in hub is on this machine
 
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
@@ -40,8 +43,36 @@ def smoke_with(changes):
     return yaml.safe_dump(content, sort_keys=False)
 
 
+def image_file(suffix, size=(8, 8), value=90):
+    """A grey image as a file of the format that an ending promises."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((*size[::-1], 3), value, np.uint8)).save(buffer, Image.registered_extensions()[suffix])
+    return buffer.getvalue()
+
+
+def ragged(indices, values, n_concepts):
+    """The codes of padded tables (images, tokens, active concepts)."""
+    from blindspots_lib.analysis.statistics import ShardCodes
+
+    fires = values > 0
+    offsets = np.concatenate([[0], fires.sum(axis=-1).ravel().cumsum()])
+    return ShardCodes((*indices.shape[:2], n_concepts), offsets, indices[fires], values[fires])
+
+
 def pairs_of(study):
     return collect_pairs(study.workspace, study.pairs)
+
+
+def without_a_tensor(file):
+    """Write a .safetensors file again without its last tensor; returns that one's name."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    name = sorted(tensors)[-1]
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, file, metadata={"format": "pt"})
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def arrays_of(folder: Path) -> Iterator[np.ndarray]:
         if path.name == "energies.npz":
             energies = sp.load_npz(path)
             yield from (np.asarray(energies.sum(axis=axis)) for axis in (0, 1))
-        elif path.suffix == ".npy" and not path.stem.endswith(("indices", "values")):
+        elif path.suffix == ".npy" and not path.stem.endswith(("offsets", "indices", "values")):
             yield np.load(path)
         elif path.name == "statistics.npz":
             yield np.load(path)["firings"]

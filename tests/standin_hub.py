@@ -9,10 +9,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "c0de"
+FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/(?P<place>resolve/[^/]+|cdn)/(?P<path>.+)")
 
 
 class StandinHub:
-    """Serves folders as repositories, each at any full commit hash; `faults` maps a path's ending to a list of answers.
+    """Serves folders as repositories, each at any full commit hash; large files come from another path, as from a CDN.
+
+    `faults` maps a path's ending to a list of answers.
 
     An answer is a status, "cut" (the connection ends half-way), "wrong" (the content is not what its hash says), used up
     one by one; then the file is served as it is.
@@ -21,6 +24,7 @@ class StandinHub:
     def __init__(self):
         self.repos: dict[tuple[str, str], Path] = {}  # (kind, id) -> folder
         self.gated: set[str] = set()
+        self.expired: set[str] = set()  # tokens
         self.faults: dict[str, list] = {}
         self.links: dict[str, tuple] = {}  # /link/<name> -> (status, headers, body)
         self.requests: list[str] = []
@@ -65,6 +69,8 @@ class Answer(BaseHTTPRequestHandler):
         self.body = body
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        if self.headers.get("Authorization", "").removeprefix("Bearer ") in self.hub.expired:
+            return self.send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
         for ending, answers in self.hub.faults.items():
             if path.endswith(ending) and answers and (self.command == "GET" or isinstance(answers[0], int)):
                 return self.fail(answers.pop(0), path)
@@ -72,9 +78,8 @@ class Answer(BaseHTTPRequestHandler):
             return self.send_link(path.removeprefix("/link/"))
         if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
             return self.send_api(*match.groups())
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            kind = "datasets" if match[1] else "models"
-            return self.send_file(kind, match[2], match[4])
+        if match := FILE.fullmatch(path):
+            return self.send_file(*match.group("kind", "repo", "place", "path"))
         self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
 
     def fail(self, fault, path: str) -> None:
@@ -87,8 +92,7 @@ class Answer(BaseHTTPRequestHandler):
             return
         if fault == "wrong":
             self.wrong = True
-            match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-            return self.send_file("datasets" if match[1] else "models", match[2], match[4])
+            return self.send_file(*FILE.fullmatch(path).group("kind", "repo", "place", "path"))
         self.send(fault, b"{}", {404: {"X-Error-Code": "EntryNotFound"}}.get(fault, {"Retry-After": "0"}))
 
     def send_link(self, name: str) -> None:
@@ -130,8 +134,8 @@ class Answer(BaseHTTPRequestHandler):
         else:
             return self.hub.repos[kind, repo]
 
-    def send_file(self, kind: str, repo: str, path: str) -> None:
-        folder = self.find(kind, repo)
+    def send_file(self, kind: str | None, repo: str, place: str, path: str) -> None:
+        folder = self.find("datasets" if kind else "models", repo)
         if folder is None:
             return
         if not (folder / path).is_file():
@@ -139,8 +143,12 @@ class Answer(BaseHTTPRequestHandler):
         content, facts = (folder / path).read_bytes(), listed(folder, folder / path)
         if getattr(self, "wrong", False):
             content = bytes(len(content))
-        etag = facts["lfs"]["oid"] if "lfs" in facts else facts["oid"]
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        etag = f'"{facts["lfs"]["oid"] if "lfs" in facts else facts["oid"]}"'
+        if "lfs" in facts and place != "cdn":
+            linked = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": etag, "X-Linked-Size": str(len(content))}
+            elsewhere = f"http://localhost:{self.hub.server.server_port}/{kind or ''}{repo}/cdn/{path}"  # another host's name
+            return self.send(302, b"", {"Location": elsewhere, **linked})
+        headers = {"ETag": etag, "Accept-Ranges": "bytes"} | ({} if place == "cdn" else {"X-Repo-Commit": COMMIT})
         if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first, last = int(span[1]), int(span[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{min(last, len(content) - 1)}/{len(content)}"

@@ -1,10 +1,11 @@
+import re
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import pairs_of
+from conftest import pairs_of, without_a_tensor
 from PIL import Image
 
 from blindspots_lib.analysis.descriptors import image_descriptor
@@ -65,12 +66,33 @@ def test_weights_that_are_not_numbers_are_refused(make_study):
         extractor([Image.fromarray(draw_scene(3, 0)[1].image)])
 
 
+def test_a_full_gpu_is_named_with_what_to_do(make_study, monkeypatch):
+    def full(*arguments, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    extractor = TokenExtractor(make_study().backbone)
+    monkeypatch.setattr(extractor, "model", full)
+    with pytest.raises(StudyError, match=r"backbone: the GPU's memory is full at batch_size = 100; lower it; finished work is"):
+        extractor([Image.new("RGB", (64, 64))])
+    monkeypatch.setattr("torch.nn.Module.to", full)
+    with pytest.raises(StudyError, match="backbone: the GPU's memory is full at batch_size = 100; lower it"):
+        TokenExtractor(make_study().backbone)
+
+
 def test_weights_cut_short_are_named(make_study, tmp_path):
     folder = tmp_path / "dinov2"
     shutil.copytree(PROJECT_ROOT / make_study().backbone.path, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(StudyError, match="backbone: .* does not load"):
+        TokenExtractor(make_study({"backbone.path": str(folder)}).backbone)
+
+
+def test_weights_that_lack_a_tensor_are_named(make_study, tmp_path):
+    folder = tmp_path / "dinov2"
+    shutil.copytree(PROJECT_ROOT / make_study().backbone.path, folder)
+    taken = without_a_tensor(folder / "model.safetensors")
+    with pytest.raises(StudyError, match=f"^backbone: {folder} lacks 1 tensor, {re.escape(taken)}, which would be random"):
         TokenExtractor(make_study({"backbone.path": str(folder)}).backbone)
 
 

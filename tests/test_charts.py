@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.cbook import is_math_text
 
 from blindspots_lib.figures import charts
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
@@ -56,6 +57,29 @@ def test_footer_says_replica_and_attribution_where_owed(make_study, replica, sho
     footer = figure._supxlabel.get_text()
     assert ("Controlled replica" in footer.replace("\n", " ")) == replica
     assert ("Artwork: OpenMoji" in footer.replace("\n", " ")) == shows_images
+
+
+def test_labels_and_attributions_of_strangers_are_text(make_study):
+    """A dollar sign in them begins no formula."""
+    label, owed = "Costs $5$ or $\\frac$", "by $a_b^c$ and $\\x$"
+    study = make_study({"models.0.label": label, "models.1.label": label, "attribution": owed})
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"concept": np.arange(40), "firings": 10 ** np.arange(0, 4, 0.1).astype(int), "goes_with": ""})
+    for model in study.models:
+        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(40), True
+    both = np.eye(2, dtype=int)
+    figures = (
+        charts.plot_histograms(study, table)[0], charts.plot_frequency(study, table)[0],
+        charts.plot_cooccurrence(["a", "b"], both, {label: both, "other": both}),
+        draw_grid([Row("a", [Cell(np.zeros((4, 4, 3)))])], [label]),
+    )  # fmt: skip
+    for figure in figures:
+        save(study, figure, shows_images=True)
+        shown = [text for text in figure.findobj(plt.Text) if "$" in text.get_text() and "mathdefault" not in text.get_text()]
+        assert not any(text.get_parse_math() and is_math_text(text.get_text()) for text in shown)
+        words = [text.get_text().replace("\\$", "$").replace("\n", " ") for text in shown]
+        assert any(owed in text for text in words)
+        assert any(label in text for text in words)
 
 
 def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):

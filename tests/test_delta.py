@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from conftest import ragged
 from scipy.stats import pearsonr, skew
 
 from blindspots_lib.analysis.delta import (
@@ -114,8 +115,15 @@ def one_token_images(codes: list[list[float]]) -> Energies:
     """The energies of images of a single token each, by its codes."""
     values = np.array(codes, np.float16)[:, None]
     stats = ConceptStats.empty(values.shape[-1])
-    stats.add(np.broadcast_to(np.arange(values.shape[-1], dtype=np.uint32), values.shape), values, np.arange(len(values)))
+    indices = np.broadcast_to(np.arange(values.shape[-1], dtype=np.uint32), values.shape)
+    stats.add(ragged(indices, values, values.shape[-1]), np.arange(len(values)))
     return Energies(sparse(codes), stats)
+
+
+def test_a_study_in_which_no_concept_can_be_ranked_is_told_what_to_change():
+    energies = {"real": one_token_images([[1, 0], [0, 1]]), "one": one_token_images([[1, 0], [0, 0]])}
+    with pytest.raises(StudyError, match="analysis.min_images = 9: no concept fires on so many real .* 'one' together; lower it"):
+        concept_table(energies, ANALYSIS.model_copy(update={"min_images": 9}), [("", np.nan)] * 2)
 
 
 def test_table_ranks_only_concepts_seen_often_enough():

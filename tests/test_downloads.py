@@ -1,6 +1,9 @@
 """Images from links of a stand-in web, through the real client."""
 
 import io
+import socket
+import threading
+import time
 
 import httpx2
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image
 
 from blindspots_lib.core.config import LinkedPairs
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.data import downloads
+from blindspots_lib.data import connections, downloads
 from blindspots_lib.data.downloads import UNREACHABLE, Fetched, download_in_order, fetch_image
 from blindspots_lib.data.images import encode_png
 
@@ -31,6 +34,7 @@ def waits_and_result(hub, name, **links):
     ("answer", "lost"),
     [
         ((200, PNG, PICTURE), ""),
+        ((200, {"Content-Type": "Image/JPEG"}, PICTURE), ""),
         ((200, {}, PICTURE), ""),  # no type said: the content decides later
         ((404, {}, b""), "status 404"),
         ((302, {"Location": "/link/x"}, b""), "too many redirects"),
@@ -74,6 +78,74 @@ def test_a_network_that_swallows_everything_counts_as_none():
 
     with httpx2.Client(transport=httpx2.MockTransport(swallowed)) as client:
         assert fetch_image(client, "http://host/a.png", CONFIG) == Fetched(b"", UNREACHABLE)
+
+
+@pytest.fixture
+def slow_server():
+    """A server that sends its headers byte by byte and never ends them; its address."""
+    over = threading.Event()
+
+    def serve():
+        while not over.is_set():
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=dribble, args=(connection,), daemon=True).start()
+
+    def dribble(connection):
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not over.wait(0.02):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+
+
+def test_a_server_that_sends_its_headers_slowly_holds_no_connection(hub, slow_server):
+    hub.links["good.png"] = (200, PNG, PICTURE)
+    config = CONFIG.model_copy(update={"timeout": 0.3, "n_connections": 1})
+    began = time.monotonic()
+    found = list(download_in_order([slow_server, f"{hub.url}/link/good.png"], str, config))
+    assert [fetched.lost for _, fetched in found] == ["timeout", ""]
+    assert time.monotonic() - began < 0.6
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.1.2.3",
+        "169.254.169.254",
+        "192.168.0.1",
+        "0.0.0.0",
+        "240.0.0.1",
+    ],
+)
+def test_links_to_private_addresses_are_refused(hub, monkeypatch, host):
+    monkeypatch.delenv("BLINDSPOTS_ALLOW_PRIVATE_LINKS")
+    hub.links["picture.png"], before = (200, PNG, PICTURE), len(hub.requests)
+    link = f"http://{host}:{hub.url.rpartition(':')[2]}/link/picture.png"
+    config = CONFIG.model_copy(update={"timeout": 1.0})
+    assert list(download_in_order([link], str, config)) == [(link, Fetched(b"", "private address"))]
+    assert len(hub.requests) == before
+
+
+def test_redirects_to_private_addresses_are_refused(hub, monkeypatch):
+    monkeypatch.delenv("BLINDSPOTS_ALLOW_PRIVATE_LINKS")
+    monkeypatch.setattr(connections, "is_public", lambda address: address == "127.0.0.1")  # as if the hub were far away
+    hub.links["away"] = (302, {"Location": "http://10.1.2.3/picture.png"}, b"")
+    ((_, found),) = download_in_order([f"{hub.url}/link/away"], str, CONFIG)
+    assert found == Fetched(b"", "private address")
 
 
 def test_order_is_that_of_the_links_whatever_comes_first(hub):

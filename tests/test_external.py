@@ -1,11 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import image_file
 
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.storage import read_shard, shards_of
 from blindspots_lib.data.collect import collect_pairs
-from blindspots_lib.data.images import encode_png
+from blindspots_lib.data.images import SUFFIXES, encode_png
 from blindspots_lib.data.pairs import ImageStore
 from blindspots_lib.models.external import take_images
 
@@ -52,6 +53,26 @@ def test_images_go_by_their_pairs_and_what_is_missing_is_counted(study, tmp_path
     for folder in ("made", "real"):
         (tmp_path / folder / ".DS_Store").write_text("left by a file browser")
     assert take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs)).fingerprint == before
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_format_that_is_promised_is_taken(study, tmp_path, suffix):
+    (tmp_path / "made" / f"a{suffix}").write_bytes(image_file(suffix))
+    (tmp_path / "made" / "b.png").write_bytes(b"")
+    artifact = take_images(study.workspace, study.models[0], collect_pairs(study.workspace, study.pairs))
+    rows = [row for path in shards_of(artifact) for row in read_shard(path)]
+    assert [row["lost"] for row in rows] == ["", "empty file", "missing", "missing"]
+
+
+def test_photographs_are_stored_small_and_thin_images_are_lost(study, tmp_path):
+    (tmp_path / "made" / "a.jpg").write_bytes(image_file(".jpg", (2000, 1500)))
+    (tmp_path / "made" / "b.png").write_bytes(image_file(".png", (600, 1)))
+    model = study.models[0]
+    artifact = take_images(study.workspace, model, collect_pairs(study.workspace, study.pairs))
+    assert [row["lost"] for path in shards_of(artifact) for row in read_shard(path)] == ["", "too thin", "missing", "missing"]
+    assert ImageStore(artifact)["a"].size == (512, 512)
+    smaller = model.model_copy(update={"store_side": 64})
+    assert ImageStore(take_images(study.workspace, smaller, collect_pairs(study.workspace, study.pairs)))["a"].size == (64, 64)
 
 
 def test_a_table_may_name_the_images(study, tmp_path):

@@ -1,5 +1,7 @@
 """SAEs of Overcomplete against the real package."""
 
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,7 @@ from safetensors.torch import save_file
 from benchmarks.peers import import_overcomplete
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.sae.dictionaries import decode
-from blindspots_lib.sae.formats import frozen, read_overcomplete, to_overcomplete
+from blindspots_lib.sae.formats import read_overcomplete, to_overcomplete
 from blindspots_lib.sae.model import TopKSAE, load_sae
 
 D, K, C = 6, 20, 15
@@ -63,11 +65,47 @@ def test_the_published_form_is_read_without_running_its_pickle(overcomplete, tmp
     peer.running_threshold = None
     torch.save(torch.nn.DataParallel(peer), tmp_path / "RA-SAE.pth")
     sae = read_overcomplete(tmp_path / "RA-SAE.pth", None, threshold, radius=0.5)
-    for read in (sae, frozen(sae)):
-        torch.testing.assert_close(decode(read.encode(x), torch.eye(K)), codes)
-        torch.testing.assert_close(read(x)[0], reconstruction)
+    torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
+    torch.testing.assert_close(sae(x)[0], reconstruction)
     with pytest.raises(StudyError, match="cannot be written back"):
         to_overcomplete(sae)
+
+
+# Imports an SAE in $FOLDER and prints the bytes of memory that this took at its peak.
+IMPORT = """
+import os
+from pathlib import Path
+import torch
+from blindspots_lib.core.artifacts import Workspace
+from blindspots_lib.core.config import TrainedSAE
+from blindspots_lib.sae.formats import import_sae
+from blindspots_lib.run.costs import import_memory
+
+def peak():  # of this process alone: ru_maxrss starts at that of its parent
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
+
+config = TrainedSAE(path=os.environ["FOLDER"], file="sae.pth", n_concepts=int(os.environ["K"]))
+torch.rand(64, 64) @ torch.rand(64, 64)
+before = peak()
+import_sae(Workspace("one", Path(os.environ["FOLDER"]) / "runs", 0), config)
+print(peak() - before, import_memory(config, int(os.environ["D"])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_import_holds_the_file_once_and_a_plan_says_so(tmp_path, run_python):
+    k, d = 8000, 192  # a sixty-fourth of the published one
+    state = {
+        "encoder.final_block.0.weight": torch.randn(k, d), "encoder.final_block.0.bias": torch.zeros(k),
+        "encoder.final_block.1.weight": torch.ones(k), "encoder.final_block.1.bias": torch.zeros(k),
+        "dictionary.W": torch.rand(k, k), "dictionary.C": torch.randn(k, d), "dictionary.Relax": torch.randn(k, d),
+    }  # fmt: skip
+    torch.save(state, tmp_path / "sae.pth")
+    process = run_python(IMPORT, FOLDER=str(tmp_path), K=str(k), D=str(d))
+    peak, planned = map(int, process.stdout.split())
+    assert peak == pytest.approx(planned, rel=0.2), process.stderr
+    assert planned < 1.35 * (tmp_path / "sae.pth").stat().st_size
 
 
 class Treacherous:

@@ -14,6 +14,7 @@ from blindspots_lib.figures.galleries import (
     first_of_each_name,
     numbers_of,
     telling_pairs,
+    typical_concepts,
 )
 
 
@@ -46,6 +47,13 @@ def test_the_clearest_blindspots_are_the_surest_not_the_most_extreme():
     results = results_of(deltas, halves, seen=[50, 50, 0, 50, 50, 0, 50, 50, 50, 50, 50, 50])
     chosen = clearest_blindspots(results, "m", n=1)
     assert chosen == {"suppressed": [1], "exaggerated": [4]}
+
+
+@pytest.mark.parametrize(("seen", "expected"), [([9, 3, 0, 7], [0, 3]), ([3, 0, 4, 4], [2, 3]), ([0, 0, 0, 0], [0, 3])])
+def test_typical_concepts_are_found_even_where_none_fires_on_enough_real_images(seen, expected):
+    results = results_of([0.5] * 4, [0.1] * 4, seen)
+    results.__dict__["study"] = SimpleNamespace(analysis=SimpleNamespace(min_images=5))
+    assert typical_concepts(results, 2) == expected
 
 
 def test_concepts_along_the_scale_are_nearest_to_its_steps_and_among_equals_the_most_frequent():

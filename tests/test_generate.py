@@ -10,9 +10,10 @@ from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.storage import read_shard, shards_of
 from blindspots_lib.data.collect import collect_pairs
 from blindspots_lib.data.images import decode_image
+from blindspots_lib.data.pairs import read_pair_table
 from blindspots_lib.models import generate as generation
 from blindspots_lib.models.generate import batches_of, cause_of_loss, generate_images, generate_rows, image_seed, made_by
-from blindspots_lib.models.pipelines import generate_batch, load_pipeline
+from blindspots_lib.models.pipelines import Generated, generate_batch, load_pipeline
 
 # A run that kills itself, by SIGKILL, while it writes the third batch of generations.
 KILLED_RUN = """
@@ -48,6 +49,32 @@ def test_image_that_is_none_is_lost_not_counted(value, cause):
     image[1, 2] = value
     assert cause_of_loss(image, refused=False) == cause
     assert cause_of_loss(image, refused=True) == "safety checker"
+
+
+@pytest.mark.parametrize("shard_size", [3, 100])
+def test_a_model_whose_first_images_are_all_lost_is_stopped_and_one_good_image_is_enough(make_study, monkeypatch, shard_size):
+    one = make_study().model("sd15").model_copy(update={"batch_size": 2})
+    study = make_study({"pairs.n": 10, "pairs.shard_size": shard_size, "models": [one.model_dump(mode="json")]})
+    good, made = set(), []
+
+    def generate_batch(pipeline, model, captions, seeds):
+        made.extend(captions)
+        images = np.stack([np.full((4, 4, 3), 0.5 if caption in good else np.nan) for caption in captions])
+        return Generated(images, [len(made) <= 2] * len(captions))
+
+    monkeypatch.setattr(generation, "FIRST", 6)
+    monkeypatch.setattr(generation, "load_pipelines", lambda model: [None])
+    monkeypatch.setattr(generation, "generate_batch", generate_batch)
+    message = r"model 'sd15': its first 6 images are all lost \(4 not finite, 2 safety checker\); set dtype: float32 or correct"
+    for _ in range(2):  # a second call does not go on behind them
+        with pytest.raises(StudyError, match=message):
+            generate_images(study.workspace, one, pairs_of(study))
+        assert len(made) == 6
+    good.add(read_pair_table(pairs_of(study)).captions[5])
+    shutil.rmtree(generation.generation_artifact(study.workspace, one, pairs_of(study)).folder)
+    made.clear()
+    generate_images(study.workspace, one, pairs_of(study))
+    assert len(made) == 10
 
 
 @pytest.mark.parametrize("model", ["sd15", "pixart"])
@@ -132,6 +159,6 @@ def test_weights_cut_short_are_named(make_study, tmp_path):
     shutil.copytree(PROJECT_ROOT / study.models[0].path, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(StudyError, match="model 'sd15': .* does not load") as error:
+    with pytest.raises(StudyError, match="model 'sd15', unet: .* does not load") as error:
         load_pipeline(study.models[0].model_copy(update={"path": str(folder)}))
     assert "\n" not in str(error.value)

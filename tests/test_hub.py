@@ -1,11 +1,14 @@
 """What is fetched from the hub, through the real clients, from a stand-in that misbehaves on demand."""
 
+import errno
 import json
+import re
 
 import pytest
 from standin_hub import COMMIT
 
-from blindspots_lib.core.config import TrainedSAE
+from blindspots_lib.core import hub as hub_files
+from blindspots_lib.core.config import TrainedSAE, Weights
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import weights_fingerprint
 
@@ -51,6 +54,7 @@ def repository(hub, tmp_path):
 
 def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network(hub, repository, run_python, hub_environment):
     first = run_python(FETCH, REPO=repository, **hub_environment)
+    assert any(request.startswith("GET") and "/cdn/unet/diffusion_pytorch_model.fp16" in request for request in hub.requests)
     assert json.loads(first.stdout.replace("'", '"')) == [
         "model_index.json", "text_encoder/config.json", "text_encoder/model.fp16-00001-of-00002.safetensors",
         "text_encoder/model.fp16-00002-of-00002.safetensors", "text_encoder/model.safetensors.index.fp16.json",
@@ -73,6 +77,7 @@ def test_one_set_of_safe_weights_is_taken_and_the_cache_serves_without_a_network
         ("unet/diffusion_pytorch_model.fp16.safetensors", ["wrong"], "came with a wrong hash and was thrown away; run again"),
         ("vae/config.json", [404] * 9, "is missing from the repository; choose another revision"),
         (f"/revision/{COMMIT}", [503] * 9, "the hub answered 503; run again later, what came is kept"),
+        ("unet/config.json", [504] * 99, "unet/config.json: the hub answered 504; run again later, what came is kept"),
     ],
 )
 def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, hub_environment, ending, faults, expected):
@@ -81,6 +86,33 @@ def test_faults_of_the_hub_are_waited_out_or_named(hub, repository, run_python, 
     assert expected in process.stdout, process.stderr
     hub.faults.clear()
     assert "['model_index.json'" in run_python(FETCH, REPO=repository, **hub_environment).stdout  # what came was kept
+
+
+def test_an_expired_token_is_named_once(hub, repository, run_python, hub_environment):
+    hub.expired.add("hf_old")
+    process = run_python(FETCH * 2, REPO=repository, HF_TOKEN="hf_old", **hub_environment)
+    line = "error: the hub does not take this machine's token (401), it may have expired; log in again with `hf auth login`\n"
+    assert process.stdout == 2 * line, process.stderr  # the same words for every repository, so that `check` says them once
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("Data processing error: CAS service error: 500\nmore"), "large file: the hub's storage failed (Data proc"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (RuntimeError("Data processing error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_a_download_that_fails_on_either_side_ends_in_one_line(monkeypatch, tmp_path, error, expected):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "not" / "there"))
+    weights = Weights(repo="owner/none", revision=COMMIT)
+    with pytest.raises(StudyError, match=re.escape(expected)) as raised:
+        hub_files.download(weights, [hub_files.RemoteFile("large file", 10, None, "")], checked=False)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_trained_sae_is_identified_by_its_one_file(tmp_path):

@@ -2,10 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from conftest import ragged
 
 from blindspots_lib.analysis import memorization
 from blindspots_lib.analysis.descriptors import image_descriptor
-from blindspots_lib.analysis.energies import TokenCodes
+from blindspots_lib.analysis.energies import TokenCodes, save_codes
 from blindspots_lib.analysis.memorization import (
     datapoint_delta,
     distance_in_place,
@@ -44,19 +45,18 @@ def test_energy_distance_is_euclidean_and_zero_for_equal_energies(energies):
 
 
 def stored_codes(folder, dense):
-    """TokenCodes of a CLS token and patches, (images, 1 + patches, k) dense codes with two active at most."""
+    """TokenCodes of a CLS token and patches, (images, 1 + patches, k) dense codes."""
     artifact = Artifact(Workspace("test", folder.parent, 0), folder.name, Stage("test", 1), {}, {})
     artifact.begin()
     for shard, part in enumerate(np.array_split(np.arange(len(dense)), 2)):
-        order = np.argsort(-dense, axis=-1)[..., : 2 + shard]  # the second shard is wider
-        save_array(folder / f"shard-{shard:05d}.indices.npy", order[part].astype(np.uint32))
-        save_array(folder / f"shard-{shard:05d}.values.npy", np.take_along_axis(dense, order, -1)[part].astype(np.float16))
+        indices = np.broadcast_to(np.arange(dense.shape[-1], dtype=np.uint32), dense[part].shape)
+        save_codes(folder / f"shard-{shard:05d}.values.npy", ragged(indices, dense[part].astype(np.float16), dense.shape[-1]))
     artifact.finish(layout=TokenLayout(n_registers=0, patches_per_side=2, width=4)._asdict(), n_concepts=dense.shape[-1])
     return TokenCodes(artifact)
 
 
 def test_distance_in_place_is_that_of_dense_codes_and_sees_what_moved(tmp_path, monkeypatch):
-    monkeypatch.setattr(memorization, "BLOCK", 2)
+    monkeypatch.setattr(memorization, "BLOCK", 20)
     rng = np.random.default_rng(0)
     real = np.round(rng.exponential(2.0, (5, 5, 7)) * (rng.random((5, 5, 7)) < 0.25), 1)
     real[np.cumsum(real > 0, axis=-1) > 2] = 0

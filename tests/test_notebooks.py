@@ -199,6 +199,10 @@ def notebook_file(path, source, tagged=True):
     ("source", "message"),
     [
         ("from blindspots_lib.core.errors import StudyError\nraise StudyError('mend this')", r"^mend this$"),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+            r"^bad.ipynb: its kernel was killed, probably for want of memory \(it had held [\d.]+ .?B\); .* work is kept$",
+        ),
         ("1 / 0", r"^bad.ipynb, cell 3: ZeroDivisionError: division by zero; traceback in .*failed-bad.ipynb$"),
         (
             "import ipywidgets\nout = ipywidgets.Output()\n"

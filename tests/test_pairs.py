@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ PICTURE = encode_png(np.full((8, 8, 3), 90, np.uint8))
 
 
 CUT = encode_png(draw_scene(0, 0)[1].image)[:-400]
+
+
+THIN = encode_png(np.zeros((1, 600, 3), np.uint8))
 
 
 def row(pair_id="a", image=PICTURE):
@@ -82,22 +86,36 @@ def test_a_study_of_which_more_pairs_are_wanted_keeps_those_it_has(study_of_fold
     assert not (study.folder / "superseded").exists()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
         ([("a.png", "a", PICTURE), ("a.png", "b", PICTURE)], {}, "pair 'a': this pair_id stands twice"),
         ([("a.png", "  ", PICTURE)], {}, "pair 'a': its caption is empty"),
         ([("a.png", None, PICTURE)], {}, "pair 'a': its caption is empty"),
-        ([("a.png", "a", b"not an image")], {}, "image of pair 'a': not a readable image"),
+        ([("a.png", "a", b"not an image")], {}, "image of pair 'a': not a readable image .no image format that is read here"),
+        ([("a.png", "a", b"")], {}, "image of pair 'a': the file is empty; replace or remove it"),
+        ([("a.png", "a", THIN)], {}, "image of pair 'a': 600 x 1 pixels is too thin"),
         ([("a.png", "a", CUT)], {}, "image of pair 'a': not a readable image"),
         ([("a.png", "a", PICTURE), ("b.png", "b", None)], {}, "own: 1 of 2 images are missing, such as 'b.png'"),
+        (
+            [("a\x00.png", "a", None)],
+            {},
+            "the table names 'a.x00.png', which no file can be called .embedded null byte.; correct it",
+        ),
+        (
+            [("a" * 300 + ".png", "a", None)],
+            {},
+            "the table names 'a{59}..., which no file can be called .File name too long.; correct",
+        ),
+        ([], {}, "own: has no pairs; add some"),
         ([("../a.png", "a", PICTURE)], {}, "the table names '../a.png', which lies outside of the folder"),
         ([("a.png", "a", PICTURE)], {"caption_column": "text"}, "no column 'text'; it has file_name, caption"),
         ([("a.png", "a", PICTURE), ("b.png", "b", PICTURE)], {"n": 5}, "pairs.n = 5: the source has only 2 pairs"),
     ],
 )
-def test_faults_of_a_folder_are_named_in_one_line(study_of_folder, rows, changes, message):
-    study = study_of_folder(rows, **changes)
+def test_faults_of_a_folder_are_named_in_one_line(study_of_folder, rows, changes, message, kind):
+    study = study_of_folder(rows, kind, **changes)
     with pytest.raises(StudyError, match=message) as error:
         collect_pairs(study.workspace, study.pairs)
     assert "\n" not in str(error.value)
@@ -134,6 +152,29 @@ def test_an_image_stands_upright_and_no_reader_that_starts_programs_is_asked():
     sideways.save(buffer, format="EPS")  # reading it would start Ghostscript
     with pytest.raises(StudyError, match="page: not a readable image"):
         decode_image(buffer.getvalue(), "page")
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_shard_of_pairs_is_never_made_up_for_by_the_others(study_of_folder, lost):
+    study = study_of_folder([(f"{name}.png", f"caption {name}", PICTURE) for name in "abcdef"], n=5)
+    artifact = pairs_of(study)
+    path = shards_of(artifact)[lost]
+    path.unlink()
+    with pytest.raises(StudyError, match=rf"pairs/{path.name}: is missing; run `make figures STUDY=smoke`.*stage 'pairs'"):
+        artifact.require()
+    for n in (5, 6, 6):  # again; more pairs are wanted
+        with pytest.raises(StudyError, match=rf"pairs/{path.name}: is missing"):
+            pairs_of(study.model_copy(update={"pairs": study.pairs.model_copy(update={"n": n})}))
+
+
+def test_corrected_captions_are_seen_whatever_the_time_and_size_of_the_table(study_of_folder, tmp_path):
+    study, table = study_of_folder([("a.png", "a dog", PICTURE), ("b.png", "a cat", PICTURE)]), tmp_path / "own" / "metadata.csv"
+    first, times = pairs_of(study), table.stat()
+    table.write_text(table.read_text().replace("a dog", "a cow"))
+    os.utime(table, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = pairs_of(study)
+    assert again.fingerprint != first.fingerprint
+    assert read_pair_table(again).captions == ["a cow", "a cat"]
 
 
 def test_a_pair_counts_only_with_all_its_sides(tmp_path):

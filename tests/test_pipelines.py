@@ -1,15 +1,21 @@
 """Pipelines put together from parts: a safety checker, another scheduler, a LoRA, other arguments."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 import tiny_repos
 import torch
+from conftest import without_a_tensor
 
-from blindspots_lib.core.config import TextToImageModel
+from blindspots_lib.core.config import TextToImageModel, Weights
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import weights_fingerprint
+from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.models.generate import generate_rows
-from blindspots_lib.models.pipelines import generate_batch, load_pipeline, place
+from blindspots_lib.models.loading import compute_dtype
+from blindspots_lib.models.pipelines import generate_batch, load_pipeline, load_whole_parts, place
 
 ROWS = [{"pair_id": "a", "caption": "a dog"}, {"pair_id": "b", "caption": "a cat on wood"}]
 
@@ -70,6 +76,58 @@ def test_a_lora_is_laid_over_the_weights_with_its_scale(model, tmp_path):
         load_pipeline(model(lora={"path": str(tmp_path), "file": "other.safetensors"}))
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "safety_checker", "vae"])
+def test_weights_that_lack_a_tensor_are_named(model, folder, tmp_path, part):
+    shutil.copytree(folder, tmp_path / "sd")
+    taken = without_a_tensor(next((tmp_path / "sd" / part).glob("*.fp16.safetensors")))
+    with pytest.raises(StudyError, match=f"^model 'sd15', {part}: .*/{part} lacks 1 tensor, {re.escape(taken)}, which"):
+        load_pipeline(model(path=str(tmp_path / "sd")))
+
+
+@pytest.mark.parametrize("build", [tiny_repos.build_pixart, tiny_repos.build_kandinsky, tiny_repos.build_kandinsky_prior])
+def test_the_real_layouts_lack_nothing(model, tmp_path, build):
+    build(tmp_path)
+    assert len(load_whole_parts("it", tmp_path, None, "fp16", ())) >= 3
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # of the attention in older autoencoders
+
+
+def test_names_of_older_files_are_no_false_alarm(model, folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "sd")
+    vae, text = (next((tmp_path / "sd" / part).glob("*.safetensors")) for part in ("vae", "text_encoder"))
+    older = {}
+    for name, tensor in load_file(vae).items():
+        now = next((now for now in OLD_NAMES if f".{now}." in name), None)
+        older[name.replace(f".{now}.", f".{OLD_NAMES[now]}.") if now else name] = tensor
+    assert len(older.keys() - load_file(vae).keys()) == 16
+    save_file(older, vae, metadata={"format": "pt"})
+    save_file({**load_file(text), "text_model.embeddings.position_ids": torch.arange(77)[None]}, text, metadata={"format": "pt"})
+    torch.testing.assert_close(
+        load_pipeline(model(path=str(tmp_path / "sd"))).vae.state_dict(), load_pipeline(model()).vae.state_dict()
+    )
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "pixart", "kandinsky", "kandinsky-prior"])
+def test_the_miniatures_lack_nothing(name):
+    assert load_whole_parts("it", PROJECT_ROOT / "miniatures/weights" / name, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("variant", "named", "gpu", "expected"),
+    [("fp16", "auto", True, torch.float16), (None, "auto", True, torch.float32), ("fp16", "auto", False, compute_dtype()),
+     ("fp16", "bfloat16", True, torch.bfloat16)],
+)  # fmt: skip
+def test_a_gpu_computes_in_the_dtype_of_the_weights(model, folder, tmp_path, monkeypatch, variant, named, gpu, expected):
+    shutil.copytree(folder / "unet", tmp_path / "sd" / "unet")
+    tiny_repos.unet().save_pretrained(tmp_path / "sd" / "unet")  # float32, beside those of the variant
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **given: True)
+    assert compute_dtype(named, Weights(path=str(tmp_path / "sd"), variant=variant)) == expected
+
+
 def test_another_unet_takes_the_place_of_the_pipelines_own(model, tmp_path):
     tiny_repos.build_unet(tmp_path, seed=7)
     other = load_pipeline(model(unet={"path": str(tmp_path), "subfolder": "unet"})).unet
@@ -110,7 +168,7 @@ def test_the_subfolder_of_a_part_is_part_of_what_was_drawn(model, tmp_path):
     assert len(prints) == 2
 
 
-def test_a_full_gpu_is_named_with_what_to_do(model):
+def test_a_full_gpu_is_named_with_what_to_do(model, monkeypatch):
     class Full:
         dtype, device = torch.float16, torch.device("cuda")
 
@@ -119,6 +177,9 @@ def test_a_full_gpu_is_named_with_what_to_do(model):
 
     with pytest.raises(StudyError, match="the GPU's memory is full at batch_size = 25; lower it, or set offload: sequential"):
         generate_batch(Full(), model(), ["a"], [0])
+    monkeypatch.setattr("blindspots_lib.models.pipelines.place", Full())
+    with pytest.raises(StudyError, match="model 'sd15': the GPU's memory is full while it loads; set offload: sequential"):
+        load_pipeline(model())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from conftest import ragged
 
-from blindspots_lib.analysis.statistics import ConceptStats, ExactSum, image_energies
+from blindspots_lib.analysis import statistics
+from blindspots_lib.analysis.statistics import ConceptStats, ExactSum, blocks_of, image_energies
 from blindspots_lib.core.errors import StudyError
 
 # Two images of two tokens with two active concepts each, of five concepts.
@@ -20,7 +22,7 @@ def random_codes(n_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def stats_of(indices: np.ndarray, values: np.ndarray, ids: np.ndarray) -> ConceptStats:
     stats = ConceptStats.empty(K, n_top=4)
-    stats.add(indices, values, ids)
+    stats.add(ragged(indices, values, K), ids)
     return stats
 
 
@@ -37,8 +39,9 @@ def same(a: ConceptStats, b: ConceptStats) -> bool:
 
 def test_worked_out_by_hand():
     stats = ConceptStats.empty(5, n_top=2)
-    stats.add(INDICES, VALUES, np.array([7, 3]))
-    assert image_energies(INDICES, VALUES, 5).toarray().tolist() == [[1.0, 0.0, 0.0, 2.5, 0.0], [1.25, 0.0, 0.0, 0.0, 3.0]]
+    stats.add(ragged(INDICES, VALUES, 5), np.array([7, 3]))
+    energies = image_energies(ragged(INDICES, VALUES, 5))
+    assert energies.toarray().tolist() == [[1.0, 0.0, 0.0, 2.5, 0.0], [1.25, 0.0, 0.0, 0.0, 3.0]]
     assert (stats.n_images, stats.n_tokens) == (2, 4)
     assert stats.firings.tolist() == [3, 0, 0, 2, 1]
     assert stats.images.tolist() == [2, 0, 0, 1, 1]
@@ -52,7 +55,8 @@ def test_worked_out_by_hand():
     assert stats.overlap()[0, 3] == pytest.approx(1 / 4)  # one token of the 3 + 2 - 1 that either fires on
 
 
-def test_brute_force():
+def test_brute_force(monkeypatch):
+    monkeypatch.setattr(statistics, "PRODUCTS", 50)  # so that tokens are counted in many blocks
     indices, values = random_codes(40)
     stats = stats_of(indices, values, np.arange(40))
     codes = np.zeros((40, 7, K))
@@ -84,7 +88,7 @@ def test_equal_energies_are_ranked_by_id_whatever_the_order():
     indices, values = np.zeros((6, 1, 1), np.uint32), np.ones((6, 1, 1), np.float16)
     stats = ConceptStats.empty(1, n_top=3)
     for image in (4, 0, 5, 2, 1, 3):
-        stats.add(indices[:1], values[:1], np.array([image]))
+        stats.add(ragged(indices[:1], values[:1], 1), np.array([image]))
     assert stats.top_ids.tolist() == [[0, 1, 2]]
 
 
@@ -108,5 +112,22 @@ def test_states_of_different_concepts_do_not_mix():
     stats = ConceptStats.empty(5)
     with pytest.raises(StudyError, match="5 concepts .* do not merge with 6"):
         stats.merge(ConceptStats.empty(6))
-    with pytest.raises(StudyError, match="made for 3 concepts, got concept 4"):
-        ConceptStats.empty(3).add(INDICES, VALUES, np.array([0, 1]))
+    with pytest.raises(StudyError, match="made for 3 concepts, got codes of 5"):
+        ConceptStats.empty(3).add(ragged(INDICES, VALUES, 5), np.array([0, 1]))
+
+
+def test_ragged_codes_of_some_images_and_tokens_are_those_of_the_padded_tables():
+    indices, values = random_codes(12)
+    images, tokens = np.array([7, 0, 7, 3]), slice(2, 6)
+    some = ragged(indices, values, K).at(images, tokens)
+    expected = ragged(indices[images][:, tokens], values[images][:, tokens], K)
+    assert some.shape == expected.shape == (4, 4, K)
+    assert all(np.array_equal(one, other) for one, other in zip(some[1:], expected[1:], strict=True))
+
+
+def test_blocks_hold_everything_in_order_and_are_bounded():
+    sizes = np.array([3, 1, 4, 1, 50, 9, 2, 6])
+    blocks = blocks_of(sizes, 8)
+    assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(8))
+    assert all(sizes[block][1:].sum() < 8 for block in blocks)
+    assert len(blocks) > 3

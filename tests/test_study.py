@@ -40,6 +40,7 @@ def test_every_study_in_the_project_is_valid(path):
         ({"validation": TRIAL["validation"]}, ["validation", "perfect generator"]),
         (TRIAL | {"validation.seeds": [1]}, ["validation.seeds", "at least 2"]),
         ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
+        ({"sae.corpus": {"path": "a", "store_side": 63}}, ["sae.corpus.store_side = 63", "at least backbone.resize = 64"]),
     ],
 )
 def test_bad_value_is_named_in_one_line(make_study, changes, expected):
@@ -63,10 +64,44 @@ def test_a_study_of_the_project_is_called_as_its_file():
         path.unlink()
 
 
-def test_missing_file_and_broken_yaml_are_named(tmp_path):
+BOMB = (
+    "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True))
+    + "seed: *i\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [unclosed\n", "not valid YAML at line 2"),
+        (b"name: a\ntitle: b\nname: c\n", "line 3: the key name stands already in line 1; remove one of them"),
+        (b"sae: {top_k: 1}\npairs: {n: 1}\nsae: {top_k: 2}\n", "line 3: the key sae stands already in line 1"),
+        (BOMB.encode(), "its aliases stand for more than 10,000 values; write out what is meant"),
+        (b"a: &a [*a]\n", "an alias that holds itself; write out what is meant"),
+        (b"[" * 20_000, "nested too deeply"),
+        ("title: caf\u00e9".encode("latin-1"), "not text in UTF-8 .byte 10.; save it as UTF-8"),
+        (b"title: \x00", "not valid YAML: special characters are not allowed"),
+        (b"seed: " + b"x" * 5000, r"seed = 'x{79}\.\.\.: "),
+        (b"models: [{name: a, name: b}]\n", "line 1: the key name stands already in line 1"),
+        (None, "a folder, not a study file"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "study.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(StudyError, match=message) as error:
+        load_study(str(path))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_aliases_that_stand_for_little_are_welcome(write_study):
+    path = write_study({"stability": ...})
+    path.write_text(path.read_text() + "stability: {n_orders: &two 2, n_starts: *two}\n")
+    assert load_study(str(path)).stability.n_starts == 2
+
+
+def test_a_missing_file_is_named():
     with pytest.raises(StudyError, match=r"no such study file.*mini, paper, smoke, template"):
         load_study("nowhere")
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("name: [unclosed\n")
-    with pytest.raises(StudyError, match="not valid YAML at line 2"):
-        load_study(str(broken))

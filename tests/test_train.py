@@ -108,9 +108,25 @@ def test_killed_training_resumes_to_the_same_bytes(shards, tmp_path, run_python,
     assert resumed_history == history
     for name, expected in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], expected), name
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    content = bytearray(checkpoint.read_bytes())
+    content[-1000] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(StudyError, match="killed.safetensors: has other content than when it was written"):
+        train_sae(tokens, config, start, checkpoint)
+    checkpoint.write_bytes(content[:1000])
     with pytest.raises(StudyError, match="not a whole checkpoint"):
         train_sae(tokens, config, start, checkpoint)
+
+
+def test_a_full_gpu_is_named_with_what_to_do(shards, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tokens = TrainingTokens(ListedTokens(shards), CONFIG)
+    start = find_start(tokens, CONFIG)
+    monkeypatch.setattr(Trainer, "step", full)
+    with pytest.raises(StudyError, match=r"^SAE: the GPU's memory is full; lower sae.batch_size or set dictionary: local;"):
+        train_sae(tokens, CONFIG, start, tmp_path / "checkpoint.safetensors")
 
 
 def test_learning_rate_warms_up_and_ends_low():
@@ -189,7 +205,7 @@ def test_candidates_are_found_once_for_all_saes_that_start_there(shards, make_st
     assert not torch.equal(other.candidates, first.candidates)
     (path,) = (study.folder / "candidates").glob("20-128-0-*/start.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StudyError, match="not whole candidates"):
+    with pytest.raises(StudyError, match="start.safetensors: has 100 bytes, and had"):
         keep_start(study.workspace, tokens, CONFIG)
 
 

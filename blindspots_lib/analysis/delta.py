@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from blindspots_lib.analysis.energies import Energies
 from blindspots_lib.core.config import Analysis
+from blindspots_lib.core.errors import StudyError
 
 TAIL, DEVIATIONS = 0.025, 1.96  # of a 95 % interval: probability left out on each side, and that in standard deviations
 DIFFERENCE_TEMPERATURE, RELATIVE_TEMPERATURE = 0.8, 0.4  # in the published scripts
@@ -125,10 +126,16 @@ def concept_table(energies: Mapping[str, Energies], analysis: Analysis, names: l
             continue
         difference = measure_difference(source.matrix, real.matrix, analysis)
         n_images = source.stats.images
+        ranked = real.stats.images + n_images >= analysis.min_images
+        if not ranked.any():
+            raise StudyError(
+                f"analysis.min_images = {analysis.min_images}: no concept fires on so many real images and images of "
+                f"{model!r} together; lower it, or take more pairs"
+            )
         columns |= {
             f"n_images_{model}": n_images, f"energy_{model}": difference.mean_generated,
             f"delta_{model}": difference.delta, f"low_{model}": difference.low, f"high_{model}": difference.high,
-            f"ranked_{model}": real.stats.images + n_images >= analysis.min_images,
+            f"ranked_{model}": ranked,
         }  # fmt: skip
     return pd.DataFrame(columns)
 

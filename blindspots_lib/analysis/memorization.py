@@ -9,12 +9,11 @@ from jaxtyping import Float, Int
 from scipy.special import expit
 
 from blindspots_lib.analysis.descriptors import image_descriptor
-from blindspots_lib.analysis.energies import TokenCodes
+from blindspots_lib.analysis.energies import BLOCK, TokenCodes
+from blindspots_lib.analysis.statistics import blocks_of
 from blindspots_lib.core.artifacts import Artifact
 from blindspots_lib.core.storage import open_array
 from blindspots_lib.models.tokens import TokenSource
-
-BLOCK = 500  # pairs whose codes are held at a time
 
 
 def datapoint_delta(generated: sp.csr_matrix, real: sp.csr_matrix) -> Float[np.ndarray, "pairs"]:
@@ -41,9 +40,9 @@ def distance_in_place(
     Unlike energies, codes keep positions: a copy is nearer than a good image of the same things elsewhere.
     """
     parts = []
-    for block in np.array_split(np.arange(len(real_rows)), -(-len(real_rows) // BLOCK)):
+    for block in blocks_of(generated.sizes(generated_rows) + real.sizes(real_rows), BLOCK):
         difference = generated.patch_codes(generated_rows[block]) - real.patch_codes(real_rows[block])
-        parts.append(np.asarray(difference.power(2).sum(axis=1)).reshape(len(block), -1).sum(axis=1))
+        parts.append(np.asarray(difference.power(2).sum(axis=1)).reshape(block.stop - block.start, -1).sum(axis=1))
     return np.sqrt(np.concatenate(parts))
 
 

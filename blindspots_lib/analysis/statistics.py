@@ -5,8 +5,10 @@ disjoint sets of images merge into those of their union, bit for bit. Memory gro
 concepts that fire together; nothing is dense in concepts x concepts.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,6 +20,34 @@ from blindspots_lib.core.errors import StudyError
 LIMBS = (2.0**32, 1.0, 2.0**-32, 2.0**-64)  # units of the integers that add up to a sum
 EXACT = 2**21  # numbers summed at a time: if each is below 2^32, the sum is below 2^53, exact in float64
 N_TOP = 32  # images kept per concept
+PRODUCTS = 2**24  # pairs of codes on the same token counted at a time
+
+
+class ShardCodes(NamedTuple):
+    """The codes of b images of t tokens each: token i has the entries from offsets[i] to offsets[i + 1], all above 0."""
+
+    shape: tuple[int, int, int]  # images, tokens per image, concepts
+    offsets: Int[np.ndarray, "b*t+1"]
+    indices: UInt32[np.ndarray, "e"]  # concepts
+    values: Float16[np.ndarray, "e"]
+
+    def at(self, images: Int[np.ndarray, "n"], tokens: slice = slice(None)) -> "ShardCodes":
+        """Return a copy of the codes of some images, over some of their tokens."""
+        places = np.arange(self.shape[0] * self.shape[1]).reshape(self.shape[:2])[images, tokens]
+        starts = self.offsets[places.ravel()]
+        lengths = self.offsets[places.ravel() + 1] - starts
+        offsets = np.concatenate([[0], lengths.cumsum()])
+        entries = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return ShardCodes((*places.shape, self.shape[2]), offsets, self.indices[entries], self.values[entries])
+
+    def over(self, tokens: slice) -> "ShardCodes":
+        """Return a copy of the codes of all images, over some of their tokens."""
+        return self.at(np.arange(self.shape[0]), tokens)
+
+    def matrix(self, dtype: type, n_tokens: int = 1) -> sp.csr_matrix:
+        """Return the codes as rows of k concepts, one row per `n_tokens` tokens; a concept may stand in a row several times."""
+        found = self.values.astype(dtype), self.indices.astype(np.int64), self.offsets[::n_tokens]
+        return sp.csr_matrix(found, shape=(len(found[2]) - 1, self.shape[2]))
 
 
 @dataclass
@@ -71,25 +101,25 @@ class ConceptStats:
     def n_concepts(self) -> int:
         return len(self.firings)
 
-    def add(self, indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], ids: Int[np.ndarray, "b"]) -> None:
+    def add(self, codes: ShardCodes, ids: Int[np.ndarray, "b"]) -> None:
         """Add b images by the codes of their tokens; each image is identified by its id, and none may be added twice."""
-        if len(indices) and indices.max(initial=0) >= self.n_concepts:
-            raise StudyError(f"concept statistics: made for {self.n_concepts} concepts, got concept {indices.max()}")
         n_concepts = self.n_concepts
-        fired = values.reshape(-1, values.shape[-1]) > 0
-        columns = indices.reshape(fired.shape)[fired].astype(np.int64)
-        bounds = np.concatenate([[0], fired.sum(axis=1).cumsum()])
-        fires = sp.csr_matrix((np.ones(len(columns), np.int64), columns, bounds), shape=(len(fired), n_concepts))  # (b * t, k)
-        energies = image_energies(indices, values, n_concepts)
+        if codes.shape[2] != n_concepts:
+            raise StudyError(f"concept statistics: made for {n_concepts} concepts, got codes of {codes.shape[2]}")
+        energies = image_energies(codes)
         image = np.repeat(np.arange(len(ids)), np.diff(energies.indptr))
         self.n_images += len(ids)
-        self.n_tokens += indices.shape[0] * indices.shape[1]
+        self.n_tokens += codes.shape[0] * codes.shape[1]
         self.energy.add(energies.indices, energies.data)
         self.squared_energy.add(energies.indices, np.square(energies.data, dtype=np.float64))
         self.images += np.bincount(energies.indices, minlength=n_concepts)
-        self.firings += np.bincount(columns, minlength=n_concepts)
+        self.firings += np.bincount(codes.indices, minlength=n_concepts)
         self.keep_top(energies.indices, energies.data, np.asarray(ids)[image])
-        self.count_pairs((fires.T @ fires).T)  # symmetric; transposed back from CSC to CSR
+        fires = codes.matrix(np.int64)
+        fires.data[:] = 1
+        for some in blocks_of(np.square(np.diff(codes.offsets)), PRODUCTS):
+            part = fires[some]
+            self.count_pairs((part.T @ part).T)  # symmetric; transposed back from CSC to CSR
 
     @property
     def together(self) -> sp.csr_matrix:
@@ -180,14 +210,17 @@ class ConceptStats:
             raise StudyError(f"{path}: concept statistics are not whole ({reason}); delete it and run again") from None
 
 
-def image_energies(indices: UInt32[np.ndarray, "b t a"], values: Float16[np.ndarray, "b t a"], n_concepts: int) -> sp.csr_matrix:
+def image_energies(codes: ShardCodes) -> sp.csr_matrix:
     """Return xi(x), the codes of each concept summed over the tokens of an image, as a sparse (b, k) float32 matrix.
 
     Sums of float16 codes are exact in float64; they are rounded once.
     """
-    bounds = np.arange(len(indices) + 1) * indices[:1].size
-    codes = values.ravel().astype(np.float64), indices.ravel().astype(np.int64), bounds
-    energies = sp.csr_matrix(codes, shape=(len(indices), n_concepts))
+    energies = codes.matrix(np.float64, codes.shape[1])
     energies.sum_duplicates()
-    energies.eliminate_zeros()
     return energies.astype(np.float32)
+
+
+def blocks_of(sizes: Int[np.ndarray, "n"], limit: int) -> list[slice]:
+    """Split a sequence into blocks whose sizes add up to less than `limit`, not counting the first one of a block."""
+    ends = np.flatnonzero(np.diff(sizes.cumsum() // limit)) + 1
+    return [slice(*bounds) for bounds in itertools.pairwise([0, *ends.tolist(), len(sizes)])]

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,13 @@ from blindspots_lib.core.paths import PROJECT_ROOT
 
 SCHEMA_VERSION = 2  # of the header
 HEADER = "header.json"
+LOCK = ".lock"  # in the folder of a study, held by the process that runs it
 SUPERSEDED = "superseded"  # the folder of a study where outputs go that were made again
+FULL = re.compile("No space left on device|[0-9]+ requested and [0-9]+ written")  # the second is NumPy's
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+KEYS = ("schema", "study", "stage", "version", "fingerprint", "complete", "config", "inputs", "conditions", "superseded", "facts",
+        "written")  # that every header has  # fmt: skip
+SMALL, ALL_SMALL = 10**6, 64 * 10**6  # bytes of a file, and of the files of an output, that are read whenever it is opened
 MIX = "BLINDSPOTS_MIX"  # environment variable: go on with an output that was begun under other conditions
 
 
@@ -36,13 +43,13 @@ def fingerprint_of(content: Any) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256, 16 hexadecimal digits; a file whose size and time stand is read once a process."""
+    """SHA-256, 16 hexadecimal digits; a file whose size and times stand is read once a process."""
     state = path.stat()
-    return digest_of(str(path), state.st_size, state.st_mtime_ns)
+    return digest_of(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @cache
-def digest_of(path: str, size: int, changed: int) -> str:
+def digest_of(path: str, size: int, *changed: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -76,13 +83,19 @@ def code_revision() -> str:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn whatever a writer raises on a full disk into one line that names the file."""
+    """Turn whatever a writer raises on a full disk, or where it may not write, into one line that names the file."""
     try:
         yield
     except Exception as error:  # safetensors raises a kind of its own
-        if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+        if getattr(error, "errno", None) in REFUSED:
+            reason = os.strerror(error.errno)
+            raise StudyError(
+                f"{path}: cannot be written ({reason}); make its folder writable, or set BLINDSPOTS_RUNS to another"
+            ) from None
+        if getattr(error, "errno", None) != errno.ENOSPC and not FULL.search(str(error)):
             raise
-        free = shutil.disk_usage(path.parent).free / 1e6
+        there = next(folder for folder in path.absolute().parents if folder.exists())  # its own may not be made yet
+        free = shutil.disk_usage(there).free / 1e6
         raise StudyError(
             f"{path}: the disk is full ({free:.0f} MB free); free some space and run again, finished work is kept"
         ) from None
@@ -91,7 +104,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move it there when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with naming_full_disk(path):
@@ -101,16 +114,28 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, or the target of a link to one. Raises StudyError if that is not possible."""
+    with naming_full_disk(folder):
+        folder.resolve().mkdir(parents=True, exist_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read an object with these keys, at least. Raises StudyError if the file holds anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise StudyError(f"{path}: not readable as JSON; delete the folder {path.parent} and run again") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: holds no object {{...}}; delete the folder {path.parent} and run again")
+    if lacks := [key for key in keys if key not in content]:
+        raise StudyError(f"{path}: has no {lacks[0]!r}, so it was changed; delete the folder {path.parent} and run again")
+    return content
 
 
 class Stage(NamedTuple):
@@ -161,23 +186,42 @@ class Artifact:
     @property
     def facts(self) -> dict[str, Any]:
         """What `finish` recorded: counts, losses by cause."""
-        return read_json(self.folder / HEADER)["facts"]
+        return read_header(self.folder / HEADER)["facts"]
 
     def is_complete(self) -> bool:
+        """Whether this output is finished; if files are missing, only they are made again. Raises StudyError if any changed."""
+        return self.is_finished() and not self.missing()
+
+    def is_finished(self) -> bool:
         header = self.header()
-        return header is not None and header.get("fingerprint") == self.fingerprint and header["complete"]
+        return header is not None and header["fingerprint"] == self.fingerprint and header["complete"]
+
+    def missing(self) -> list["Fault"]:
+        """The files of this finished output that are not there. Raises StudyError if one is there and is not as it was."""
+        faults = list(faults_of(self.folder))
+        for fault in faults:
+            if fault.path.exists():
+                raise StudyError(str(fault))
+        return faults
 
     def require(self) -> "Artifact":
         """This artifact, if it is complete. Raises StudyError, with what to run, if it is not."""
-        if not self.is_complete():
+        if not self.is_finished():
             raise StudyError(f"{self.folder}: {self.path} is not made yet; run `make figures STUDY={self.workspace.study}`")
+        for fault in self.missing():
+            raise StudyError(str(fault))
         return self
+
+    def rows(self, part: str) -> list[int]:
+        """Return the number of rows of each shard, from what `finish` recorded of the files that end in `part`."""
+        files = read_header(self.folder / HEADER).get("files", {})
+        return [files[name]["rows"] for name in sorted(files) if name.startswith("shard-") and name.endswith(part)]
 
     def header(self) -> dict[str, Any] | None:
         path = self.folder / HEADER
         if not path.exists():
             return None
-        header = read_json(path)
+        header = read_header(path)
         if header["study"] != self.workspace.study:
             raise StudyError(
                 f"{self.folder}: belongs to the study {header['study']!r}, not to {self.workspace.study!r}; "
@@ -201,20 +245,34 @@ class Artifact:
         An output of other settings or inputs is set aside, unless only the setting `growing` has grown: then it is a part of
         what is wanted. Raises StudyError under other conditions, and for a folder that no study made.
         """
+        folder = self.folder.resolve()  # a link stays, and the files stay on the disk that it leads to
+        prepared = folder.with_name(f".{folder.name}.partial")
+        if prepared.exists() and not folder.exists():  # killed between two renames
+            prepared.rename(folder)
+        shutil.rmtree(prepared, ignore_errors=True)
         conditions, header, superseded = dict(conditions or {}), self.header(), None
         if header is None:
             if self.folder.exists() and any(not is_partial(path) for path in self.folder.iterdir()):
                 raise StudyError(f"{self.folder}: holds files that no study made; move them away and run again")
-        elif header.get("fingerprint") == self.fingerprint:
+        elif header["fingerprint"] == self.fingerprint:
             conditions = self.continued(header, conditions)
+            if missing := self.missing():
+                print(f"{self.path}: goes on, {missing[0].path.name} is missing", file=sys.stderr, flush=True)
             superseded = header["superseded"] and Superseded(Path(header["superseded"][0]), tuple(header["superseded"][1]))
         else:
             changes = self.changes(header)
             reason = ", ".join(f"{key} changed" if key in self.inputs else told(key, *change) for key, change in changes.items())
             grown = set(changes) == {growing} and (changes[growing][1] or math.inf) > (changes[growing][0] or math.inf)
             print(f"{self.path}: {'goes on' if grown else 'made again'}, {reason}", file=sys.stderr, flush=True)
-            superseded = None if grown else Superseded(self.set_aside(header), tuple(changes))
-        self.write_header(complete=False, facts={}, conditions=conditions, superseded=superseded)
+            if grown and (missing := self.missing()):
+                raise StudyError(str(missing[0]))
+            if not grown:
+                superseded = Superseded(self.aside(folder, header), tuple(changes))
+                self.write_header(prepared / HEADER, complete=False, facts={}, conditions=conditions, superseded=superseded)
+                make_folder(superseded.folder.parent)
+                folder.rename(superseded.folder)
+                prepared.rename(folder)
+        self.write_header(folder / HEADER, complete=False, facts={}, conditions=conditions, superseded=superseded)
         for partial in filter(is_partial, self.folder.iterdir()):
             partial.unlink()
         return superseded
@@ -235,29 +293,93 @@ class Artifact:
         print(f"{self.path}: goes on, {'; '.join(differ.values())}", file=sys.stderr, flush=True)
         return {**conditions, "mixed with": then}
 
-    def set_aside(self, header: Mapping[str, Any]) -> Path:
-        """Move the folder to `superseded`, by one rename, so that nothing is ever half there."""
+    def aside(self, folder: Path, header: Mapping[str, Any]) -> Path:
+        """Return where an outdated folder goes: to the study's `superseded`, or to one beside it on another disk."""
+        home = self.workspace.folder.resolve()
+        home = home if home.stat().st_dev == folder.stat().st_dev else folder.parent
         name = f"{self.path.replace('/', '--')}-{header['written'].replace(':', '')[:17]}-{header['fingerprint'][:6]}"
-        aside = self.workspace.folder / SUPERSEDED / name
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside = home / SUPERSEDED / name
         while aside.exists():
             aside = aside.with_name(f"{aside.name}+")
-        self.folder.rename(aside)
         return aside
 
     def finish(self, **facts: Any) -> None:
-        self.write_header(complete=True, facts=facts, conditions=read_json(self.folder / HEADER)["conditions"])
+        """Record what was made: facts, and each file's size, checksum and rows."""
+        conditions = read_header(self.folder / HEADER)["conditions"]
+        files = {path.name: described(path) for path in sorted(self.folder.iterdir()) if is_output(path)}
+        self.write_header(self.folder / HEADER, complete=True, facts=facts, conditions=conditions, files=files)
 
     def write_header(
-        self, complete: bool, facts: Mapping[str, Any], conditions: Mapping[str, Any], superseded: Superseded | None = None
-    ) -> None:
-        write_json(self.folder / HEADER, {
+        self, path: Path, complete: bool, facts: Mapping[str, Any], conditions: Mapping[str, Any],
+        superseded: Superseded | None = None, files: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        write_json(path, {
             "schema": SCHEMA_VERSION, "study": self.workspace.study, "stage": self.stage.name, "version": self.stage.version,
             "fingerprint": self.fingerprint, "complete": complete, "config": self.config, "inputs": self.inputs,
             "conditions": conditions, "superseded": superseded and [str(superseded.folder), superseded.changed],
-            "revision": code_revision(), "facts": facts,
+            "revision": code_revision(), "facts": facts, "files": files or {},
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         })  # fmt: skip
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read a header; one of an older format stands for an output that is to be made again. Raises StudyError if it is none."""
+    header = read_json(path, "schema", "study")
+    if header["schema"] == SCHEMA_VERSION:
+        return read_json(path, *KEYS)
+    return {**header, "complete": False, "fingerprint": "", "written": str(header.get("written", ""))}
+
+
+def is_output(path: Path) -> bool:
+    return path.is_file() and path.name != HEADER and not path.name.startswith(".")
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return the size and the checksum of a finished file, and the number of rows of an array or a table."""
+    rows: dict[str, int] = {}
+    if path.suffix == ".npy":
+        import numpy as np
+
+        rows = {"rows": len(np.load(path, mmap_mode="r", allow_pickle=False))}
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = {"rows": pq.read_metadata(path).num_rows}
+    return {"bytes": path.stat().st_size, "sha256": file_fingerprint(path), **rows}
+
+
+class Fault(NamedTuple):
+    """A file of a finished output that is not as `finish` recorded it."""
+
+    path: Path
+    what: str
+    stage: str
+    study: str
+
+    def __str__(self) -> str:
+        mend = f"run `make figures STUDY={self.study}`, which makes it again (stage {self.stage!r})"
+        return f"{self.path}: {self.what}; {'delete it and ' if self.path.exists() else ''}{mend}"
+
+
+def faults_of(folder: Path, deep: bool = False) -> Iterator[Fault]:
+    """Yield what is wrong with the files of an output, if it is finished: their sizes, the contents of small ones or of all."""
+    header = read_header(folder / HEADER)
+    known = header.get("files", {})
+    shards = {path.name for path in folder.glob("shard-*")} if known else set()
+    left = math.inf if deep else ALL_SMALL
+    for name in sorted({*known, *shards}, key=lambda name: (known.get(name, {}).get("bytes", 0), name)):
+        path, then, what = folder / name, known.get(name), ""
+        if then is None:
+            what = "was added after it was finished"
+        elif not path.exists():
+            what = "is missing"
+        elif path.stat().st_size != then["bytes"]:
+            what = f"has {path.stat().st_size:,} bytes, and had {then['bytes']:,} when it was finished"
+        elif then["bytes"] <= (left if deep else min(left, SMALL)):
+            left -= then["bytes"]
+            what = "" if file_fingerprint(path) == then["sha256"] else "has other content than when it was finished"
+        if what:
+            yield Fault(path, what, header["stage"], header["study"])
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -279,6 +401,28 @@ def is_partial(path: Path) -> bool:
 def package_versions(*packages: str) -> dict[str, str]:
     """The installed versions, for the conditions of a stage."""
     return {package: importlib.metadata.version(package) for package in packages}
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep other processes from running a study in this folder. Raises StudyError, with the process, if one does already."""
+    import fcntl
+
+    make_folder(folder)
+    with naming_full_disk(folder / LOCK):
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    with open(handle, "r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read() or "?"
+            raise StudyError(f"{folder}: process {holder} is running this study; wait until it ends, or end it") from None
+        except OSError:  # a file system that knows no locks
+            pass
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @runtime_checkable

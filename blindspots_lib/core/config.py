@@ -82,6 +82,13 @@ class Scenes(Part):
 
     seed: Seed  # of the corpus
     n: Count  # number of scenes
+    store_side: ClassVar[int] = 64  # pixels: as they are drawn
+
+
+class Images(Part):
+    """Images that are not drawn here."""
+
+    store_side: Count = 512  # pixels: an image with a longer short side is kept as a smaller JPEG, others as they are
 
 
 class ScenePairs(Scenes):
@@ -101,7 +108,7 @@ class ScenePairs(Scenes):
         return self
 
 
-class FolderPairs(Part):
+class FolderPairs(Images):
     """A folder of images with a table beside them: metadata.csv, .jsonl or .parquet, with file_name and a caption."""
 
     source: Literal["folder"]
@@ -112,7 +119,7 @@ class FolderPairs(Part):
     shard_size: Count = 100  # pairs held in memory and written at a time
 
 
-class WebdatasetPairs(Part):
+class WebdatasetPairs(Images):
     """A folder of .tar files with one image, one .txt and at most one .json per sample, as img2dataset writes them."""
 
     source: Literal["webdataset"]
@@ -121,7 +128,7 @@ class WebdatasetPairs(Part):
     shard_size: Count = 100
 
 
-class Dataset(Place):
+class Dataset(Place, Images):
     """A set of the `datasets` library: a hub id at a commit, or a local folder that it can load."""
 
     may_be_latest: ClassVar[bool] = True
@@ -138,7 +145,7 @@ class DatasetPairs(Dataset):
     image_column: str = "image"
     id_column: str | None = None  # default: the row's number in the shuffled order
     n: Count
-    shuffle_buffer: Count = 10_000  # number of rows that are shuffled together; 1: rows keep their order
+    shuffle_buffer: Count = 1_000  # number of rows, with images, that are shuffled together; 1: rows keep their order
     shard_size: Count = 100
 
 
@@ -153,7 +160,6 @@ class LinkedPairs(Dataset):
     n_connections: Annotated[int, Field(ge=1, le=128)] = 32  # downloads at a time
     timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds per image, in all
     max_megabytes: Annotated[float, Field(gt=0)] = 20.0  # of one image as it is sent
-    store_side: Count = 512  # longest short side kept, pixels
     shard_size: Count = 50  # pairs that an interruption may cost
 
 
@@ -214,7 +220,7 @@ class TextToImageModel(Weights):
     steps: Count  # solver steps
     guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
     batch_size: Count = 25  # images at a time
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: on a GPU the weights' own
     offload: Literal["auto", "never", "model", "sequential"] = "auto"  # keep parts in main memory; auto: if the GPU is too small
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
 
@@ -225,12 +231,12 @@ class TextToImageModel(Weights):
         return {name: part for name, part in parts.items() if part}
 
 
-class ExternalImages(Part):
+class ExternalImages(Images):
     """External images: another program or a service made them for the same captions."""
 
     name: Name
     label: str
-    images: str  # folder of <pair_id>.png|jpg|webp, or a .csv|.jsonl|.parquet with pair_id and file_name
+    images: str  # folder of <pair_id>.png or another format, or a .csv|.jsonl|.parquet with pair_id and file_name
 
 
 class PerfectGenerator(Part):

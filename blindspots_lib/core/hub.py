@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from blindspots_lib.core import artifacts
 from blindspots_lib.core.config import Place, TrainedSAE, Weights
-from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.errors import StudyError, first_line
 from blindspots_lib.core.paths import resolve
 
 PLAIN = (".json", ".txt", ".model")  # configurations and vocabularies
@@ -64,11 +64,14 @@ def fetch_file(place: TrainedSAE) -> Path:
     return file
 
 
-def obtain(place: Place) -> Path:
-    """Return the snapshot folder with the files of a place. Which files were taken is recorded; then no network is needed."""
+def obtain(place: Place, bar: tqdm | None = None) -> Path:
+    """Return the snapshot folder with the files of a place. Which files were taken is recorded; then no network is needed.
+
+    `bar` counts the bytes that come; without it the place has one of its own.
+    """
     known = remembered(place)
     files = known or files_of(place)
-    folder = download(place, files, checked=known is not None)
+    folder = download(place, files, checked=known is not None, bar=bar)
     if known is None:
         artifacts.write_json(record_path(place), [file._asdict() for file in files])
     return folder
@@ -160,21 +163,43 @@ def cached(place: Place, file: RemoteFile) -> Path | None:
     return Path(found) if isinstance(found, str) and Path(found).exists() else None
 
 
-def download(place: Place, files: list[RemoteFile], checked: bool) -> Path:
+def download(place: Place, files: list[RemoteFile], checked: bool, bar: tqdm | None = None) -> Path:
     """Return the snapshot folder with these files; download the missing ones and check hashes that are not checked yet."""
     from huggingface_hub import hf_hub_download
 
     missing = [file for file in files if cached(place, file) is None]
-    with tqdm(total=sum(file.size for file in missing), desc=place.title, unit="B", unit_scale=True, disable=not missing) as bar:
+    with nullcontext(bar) if bar is not None else bytes_bar(place.title, missing) as bar:
+        kind = silent(bar)
         for file in missing:
+            before = bar.n
             with naming_hub_errors(place, file.path), artifacts.naming_full_disk(record_path(place)):
-                path = patiently(lambda file=file: hf_hub_download(place.repo, file.path, revision=place.revision))
+                path = patiently(
+                    lambda file=file: hf_hub_download(place.repo, file.path, revision=place.revision, tqdm_class=kind)
+                )
             check_hash(place, file, Path(path))
-            bar.update(file.size)
+            bar.update(before + file.size - bar.n)  # what came twice after a cut is counted once
     for file in files:
         if not checked and file not in missing:
             check_hash(place, file, cached(place, file))
     return cached(place, files[0]).parents[files[0].path.count("/")]
+
+
+def bytes_bar(label: str, files: list[RemoteFile]) -> tqdm:
+    """Return a progress bar over the bytes of files that are to come."""
+    return tqdm(total=sum(file.size for file in files), desc=label, unit="B", unit_scale=True, disable=not files)
+
+
+def silent(bar: tqdm) -> type[tqdm]:
+    """Return a kind of progress bar for one file, which only counts in `bar`."""
+
+    class Counted(tqdm):
+        def __init__(self, *arguments: Any, **settings: Any):
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            bar.update(n)
+
+    return Counted
 
 
 def check_hash(place: Place, file: RemoteFile, path: Path) -> None:
@@ -210,6 +235,7 @@ def pause_after(error: Exception, attempt: int) -> float | None:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    error = answer_behind(error)
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         if status != 429 and status < 500:
@@ -220,17 +246,32 @@ def pause_after(error: Exception, attempt: int) -> float | None:
     return None if hopeless or getattr(error, "errno", None) else 2.0**attempt  # an errno is this machine's, not the network's
 
 
+def answer_behind(error: Exception) -> Exception:
+    """Return the hub's answer where the client only says that a file is not in the cache, else the error itself."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    hidden = isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError)
+    return error.__cause__ if hidden else error
+
+
 @contextmanager
 def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
     """Turn whatever the hub's client raises into one line that says what to do."""
     import httpx2
     from huggingface_hub import errors
 
+    storage = (RuntimeError,) if file else ()  # large files come through hf_xet, which raises nothing else
     try:
         yield
-    except (errors.HfHubHTTPError, errors.EntryNotFoundError, httpx2.HTTPError, ConnectionError) as error:
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, httpx2.HTTPError, ConnectionError, *storage) as raised:
+        error = answer_behind(raised)
         page = f"https://huggingface.co/{'datasets/' if hasattr(place, 'split') else ''}{place.repo}"  # models have no split
-        status = getattr(getattr(error, "response", None), "status_code", "no status")
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", "no status")
+        if status == 401 and response.request.headers.get("authorization"):  # the same words for every repository
+            raise StudyError(
+                "the hub does not take this machine's token (401), it may have expired; log in again with `hf auth login`"
+            ) from None
         reasons = {
             errors.GatedRepoError: f"is gated; accept its agreement at {page} and log in with `hf auth login`",
             errors.RevisionNotFoundError: f"has no revision {place.revision}; copy a commit hash from its history",
@@ -239,6 +280,7 @@ def naming_hub_errors(place: Place, file: str = "") -> Iterator[None]:
             errors.EntryNotFoundError: "is missing from the repository; choose another revision",
             errors.OfflineModeIsEnabled: "is not in the cache and HF_HUB_OFFLINE is set; unset it once to download",
             errors.HfHubHTTPError: f"the hub answered {status}; run again later, what came is kept",
+            RuntimeError: f"the hub's storage failed ({first_line(error)}); run again, or set HF_HUB_DISABLE_XET=1",
             Exception: f"the hub is out of reach ({type(error).__name__}); connect and run again",
         }
         reason = next(text for kind, text in reasons.items() if isinstance(error, kind))  # the first that fits

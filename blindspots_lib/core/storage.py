@@ -49,8 +49,13 @@ def read_shard(path: Path, columns: list[str] | None = None) -> list[dict]:
         raise StudyError(f"{path}: not a whole Parquet file ({reason}); delete {path.parent} and run again") from None
 
 
-def shards_of(artifact: Artifact) -> list[Path]:
-    return sorted(artifact.folder.glob("shard-*.parquet"))
+def shards_of(artifact: Artifact, at_least: int = 0) -> list[Path]:
+    """The Parquet files of an output, in order. Raises StudyError if one is missing before the last, or before `at_least`."""
+    found = set(artifact.folder.glob("shard-*.parquet"))
+    paths = [shard_path(artifact.folder, index, "parquet") for index in range(max(len(found), at_least))]
+    if lost := [path for path in paths if path not in found]:
+        raise StudyError(f"{lost[0]}: is missing, and where the others end is unknown; delete {artifact.folder} and run again")
+    return paths
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -64,3 +69,8 @@ def open_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise StudyError(f"{path}: not a whole array ({error}); delete {path.parent} and run again") from None
+
+
+def read_arrays(artifact: Artifact) -> np.ndarray:
+    """The rows of all .npy shards of an output, in memory; one file is open at a time."""
+    return np.concatenate([np.array(open_array(path)) for path in sorted(artifact.folder.glob("shard-*.npy"))])

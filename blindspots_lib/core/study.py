@@ -13,6 +13,9 @@ from blindspots_lib.core.config import ExternalImages, Model, Name, PerfectGener
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT, runs_folder
 
+MAX_VALUES = 10_000  # in a study file, its aliases written out
+SHOWN = 80  # letters of a wrong value
+
 
 class Study(config.Part):
     """Everything that decides the numbers of a study."""
@@ -40,6 +43,12 @@ class Study(config.Part):
             raise ValueError(f"models: the name {taken[0]!r} is taken; choose another")
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")
+        sources = {"pairs": self.pairs, "sae.corpus": getattr(self.sae, "corpus", None)}
+        sources |= {f"models: {model.name}": model for model in self.of_kind(ExternalImages)}
+        for key, part in sources.items():
+            if isinstance(part, config.Images) and part.store_side < self.backbone.resize:
+                reason = f"must be at least backbone.resize = {self.backbone.resize}, or photographs lose detail; raise it"
+                raise ValueError(f"{key}.store_side = {part.store_side}: {reason}")
         if self.stability and not isinstance(self.sae, SAEConfig):
             raise ValueError("stability: trains SAEs again, but this study's SAE comes trained; remove the part")
         return self
@@ -106,12 +115,7 @@ def study_path(study: str) -> Path:
 def load_study(study: str) -> Study:
     """Read and validate a study. Raises StudyError, in one line that names the key, its value and what is allowed."""
     path = study_path(study)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise StudyError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study is a mapping of keys such as name, pairs and models; see studies/mini.yaml")
     try:
@@ -121,6 +125,49 @@ def load_study(study: str) -> Study:
     if path.resolve().parent == PROJECT_ROOT / "studies" and study.name != path.stem:
         raise StudyError(f"{path}: name = {study.name!r}: must be {path.stem!r}, as the file's, so that no two studies mix")
     return study
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file. Raises StudyError if it is none, if a key stands twice, or if its aliases stand for very much."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        if (node := loader.get_single_node()) is None:
+            return None
+        if count_values(node, {}) > MAX_VALUES:
+            raise ValueError(f"its aliases stand for more than {MAX_VALUES:,} values; write out what is meant")
+        return loader.construct_document(node)
+    except UnicodeDecodeError as error:
+        reason = f"not text in UTF-8 (byte {error.start}); save it as UTF-8"
+    except IsADirectoryError:
+        reason = "a folder, not a study file; give the file's path"
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); correct its permissions"
+    except RecursionError:
+        reason = "nested too deeply; a study has a few levels of keys"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = f"not valid YAML{where}: {getattr(error, 'problem', None) or getattr(error, 'reason', error)}"
+    except ValueError as error:
+        reason = str(error)
+    raise StudyError(f"{path}: {reason}")
+
+
+def count_values(node: yaml.Node, counted: dict[int, int | None]) -> int:
+    """Count the values of a parsed YAML node, aliases written out. Raises ValueError for a key that stands twice."""
+    if id(node) not in counted:
+        counted[id(node)], children, lines = None, node.value, {}  # None: being counted
+        if isinstance(node, yaml.MappingNode):
+            for name, line in [(key.value, key.start_mark.line + 1) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+                if name in lines:
+                    raise ValueError(f"line {line}: the key {name} stands already in line {lines[name]}; remove one of them")
+                lines[name] = line
+            children = [part for pair in node.value for part in pair]
+        is_scalar = isinstance(node, yaml.ScalarNode)
+        counted[id(node)] = 1 if is_scalar else 1 + sum(count_values(child, counted) for child in children)
+    if counted[id(node)] is None:
+        raise ValueError("an alias that holds itself; write out what is meant")
+    return counted[id(node)]
 
 
 def describe(problem: dict[str, Any]) -> str:
@@ -134,4 +181,5 @@ def describe(problem: dict[str, Any]) -> str:
         reason = str(problem["ctx"]["error"])
         return reason if not key or reason.startswith(problem["loc"][0]) else f"{key}: {reason}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} = {problem['input']!r}: {message}"
+    shown = repr(problem["input"])
+    return f"{key} = {shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'}: {message}"

@@ -4,6 +4,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -11,11 +12,21 @@ from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, read_json,
 from blindspots_lib.core.config import FolderPairs, ImageCorpus, Pairs, SceneCorpus, ScenePairs, contents
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.storage import read_shard, shards_of, write_shard
-from blindspots_lib.data.images import decode_image
+from blindspots_lib.data.images import UnusableImage, shrunk
 from blindspots_lib.data.pairs import generation_schema, pair_schema
-from blindspots_lib.data.sources import Candidates, Lost, Pair, corpus_inputs, open_corpus, open_source, source_inputs
+from blindspots_lib.data.sources import (
+    Candidates,
+    CorpusImage,
+    Lost,
+    Pair,
+    corpus_inputs,
+    open_corpus,
+    open_source,
+    source_inputs,
+)  # fmt: skip
 
-PAIRS, CORPUS = Stage("pairs", 1), Stage("corpus", 1)
+EMPTY = {"n_shards": 0, "taken": 0, "lost": {}}  # progress
+PAIRS, CORPUS = Stage("pairs", 2), Stage("corpus", 2)
 
 
 def pairs_artifact(workspace: Workspace, config: Pairs) -> Artifact:
@@ -36,17 +47,25 @@ def collect_pairs(workspace: Workspace, config: Pairs) -> Artifact:
     artifact.begin(growing="" if isinstance(config, ScenePairs) else "n")
     progress = Progress(artifact)
     wanted, size = config.n or sys.maxsize, config.shard_size
-    ids = {row["pair_id"] for path in shards_of(artifact)[: progress.n_shards] for row in read_shard(path, ["pair_id"])}
+    ids = {
+        row["pair_id"]
+        for path in shards_of(artifact, progress.n_shards)[: progress.n_shards]
+        for row in read_shard(path, ["pair_id"])
+    }
     source = open_source(config, artifact, skip=progress.taken)
     is_own = isinstance(config, ScenePairs | FolderPairs)
     with tqdm(total=config.n, initial=len(ids), desc="pairs", unit="pair") as bar:
         while len(ids) < wanted:
-            rows, taken, lost = next_rows(source, min(size, wanted - len(ids)), ids, is_own, bar)
+            rows, taken, lost = next_rows(source, min(size, wanted - len(ids)), ids, config.store_side, is_own, bar)
             if rows:
                 write_shard(shard_path(artifact.folder, progress.n_shards, "parquet"), rows, pair_schema())
             progress.add(taken, lost, is_shard=bool(rows))
             if len(rows) < size and len(ids) < wanted:
                 break
+    if not ids:
+        lost = ", ".join(f"{cause}: {count}" for cause, count in progress.lost.items())
+        reason = f"none of its {progress.taken} candidates became a pair ({lost})" if lost else "has no pairs; add some"
+        raise StudyError(f"{getattr(config, 'path', None) or getattr(config, 'repo', 'pairs')}: {reason}")
     if len(ids) < (config.n or 1):
         raise StudyError(f"pairs.n = {config.n}: the source has only {len(ids)} pairs; lower it")
     artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost)
@@ -58,7 +77,7 @@ class Progress:
 
     def __init__(self, artifact: Artifact):
         self.path = artifact.folder / "progress.json"
-        state = read_json(self.path) if self.path.exists() else {"n_shards": 0, "taken": 0, "lost": {}}
+        state = read_json(self.path, *EMPTY) if self.path.exists() else EMPTY
         self.n_shards, self.taken, self.lost = state["n_shards"], state["taken"], state["lost"]
 
     def add(self, taken: int, lost: Mapping[str, int], is_shard: bool) -> None:
@@ -67,34 +86,40 @@ class Progress:
         write_json(self.path, {"n_shards": self.n_shards, "taken": self.taken, "lost": self.lost})
 
 
-def next_rows(source: Candidates, n: int, ids: set[str], is_own: bool, bar: tqdm) -> tuple[list[dict], int, Counter]:
+def next_rows(source: Candidates, n: int, ids: set[str], side: int, is_own: bool, bar: tqdm) -> tuple[list[dict], int, Counter]:
     """Return the next n good pairs as rows, the number of candidates they took, and the number of lost ones by cause."""
     rows, taken, lost = [], 0, Counter()
     while len(rows) < n and (candidate := next(source, None)) is not None:
         taken += 1
-        cause, message = (candidate.cause, "") if isinstance(candidate, Lost) else find_fault(candidate, ids)
-        if cause and is_own:
-            raise StudyError(message)
-        if cause:
-            lost[cause] += 1
-        else:
-            ids.add(candidate.pair_id)
-            rows.append({**candidate._asdict(), "image": {"bytes": candidate.image, "path": None}})
+        found = candidate if isinstance(candidate, Lost) else pair_or_fault(candidate, ids, side)
+        if isinstance(found, Pair):
+            ids.add(found.pair_id)
+            rows.append({**found._asdict(), "image": {"bytes": found.image, "path": None}})
             bar.update()
+        elif is_own:
+            raise StudyError(found.message)
+        else:
+            lost[found.cause] += 1
     return rows, taken, lost
 
 
-def find_fault(pair: Pair, ids: set[str]) -> tuple[str, str]:
-    """Return what is wrong with a pair: the cause to count, "" if nothing is, and the message if it stops the run."""
-    if pair.pair_id in ids:
-        return "duplicate", f"pair {pair.pair_id!r}: this pair_id stands twice; give every pair its own"
-    if not pair.caption.strip():
-        return "no caption", f"pair {pair.pair_id!r}: its caption is empty; add one or remove the pair"
+def pair_or_fault(pair: Pair, ids: set[str], side: int) -> Pair | Lost:
+    """Return a pair with its image as it is stored, or what is wrong with it."""
+    if fault := text_fault(pair.pair_id, pair.caption, ids):
+        return fault
     try:
-        decode_image(pair.image, f"image of pair {pair.pair_id!r}")
-    except StudyError as error:
-        return "not a readable image", str(error)
-    return "", ""
+        return pair._replace(image=shrunk(pair.image, side, f"image of pair {pair.pair_id!r}"))
+    except UnusableImage as error:
+        return Lost(error.cause, str(error))
+
+
+def text_fault(pair_id: str, caption: str, ids: set[str]) -> Lost | None:
+    """Return what is wrong with a pair's id, where these `ids` came before, or with its caption."""
+    if pair_id in ids:
+        return Lost("duplicate", f"pair {pair_id!r}: this pair_id stands twice; give every pair its own")
+    if not caption.strip():
+        return Lost("no caption", f"pair {pair_id!r}: its caption is empty or not a text; add one or remove the pair")
+    return None
 
 
 def corpus_artifact(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> Artifact:
@@ -110,10 +135,11 @@ def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> A
     artifact.begin()
     finished = shards_of(artifact)
     n = sum(len(read_shard(path, ["pair_id"])) for path in finished)
-    cells = open_corpus(config, artifact, skip=n)
+    images = open_corpus(config, artifact, skip=n)
     with tqdm(total=config.n, initial=n, desc="corpus", unit="image") as bar:
         for index in itertools.count(len(finished)):
-            rows = [corpus_row(f"image-{n + i:08d}", cell) for i, cell in enumerate(itertools.islice(cells, config.shard_size))]
+            taken = itertools.islice(images, config.shard_size)
+            rows = [corpus_row(f"image-{n + i:08d}", image, config.store_side) for i, image in enumerate(taken)]
             if not rows:
                 break
             write_shard(shard_path(artifact.folder, index, "parquet"), rows, generation_schema())
@@ -125,11 +151,12 @@ def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> A
     return artifact
 
 
-def corpus_row(image_id: str, cell: dict) -> dict:
+def corpus_row(image_id: str, image: CorpusImage, side: int) -> dict:
     """Make the row of a corpus image. An image of a set that does not decode is lost; those of a folder are read later."""
+    if isinstance(image, Path):
+        return {"pair_id": image_id, "image": {"bytes": None, "path": str(image)}, "lost": ""}
     try:
-        if cell["path"] is None:
-            decode_image(cell["bytes"] or b"", image_id)
-    except StudyError:
-        return {"pair_id": image_id, "image": None, "lost": "not a readable image"}
-    return {"pair_id": image_id, "image": cell, "lost": ""}
+        lost, content = (image.cause, None) if isinstance(image, Lost) else ("", shrunk(image, side, image_id))
+    except UnusableImage as error:
+        lost, content = error.cause, None
+    return {"pair_id": image_id, "image": content and {"bytes": content, "path": None}, "lost": lost}

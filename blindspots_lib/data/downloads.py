@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from blindspots_lib.core.config import LinkedPairs
 from blindspots_lib.core.errors import StudyError
 
-AGENT = "blindspots-lib/0.1 (research; counts concepts in public images)"
 OPTED_OUT = {"noai", "noimageai", "noindex", "noimageindex", "none"}  # words of the X-Robots-Tag header
 N_TRIES = 3
 LONGEST_WAIT = 10.0  # seconds that a server may ask us to wait
@@ -39,13 +38,10 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
 
     Raises StudyError if `UNREACHABLE_LIMIT` links in a row cannot be reached.
     """
-    import httpx2
+    from blindspots_lib.data.connections import link_client
 
     rows, waiting, unreachable = iter(rows), deque(), 0
-    client = httpx2.Client(
-        timeout=config.timeout, follow_redirects=True, max_redirects=5, headers={"User-Agent": AGENT},
-        limits=httpx2.Limits(max_connections=config.n_connections),
-    )  # fmt: skip
+    client = link_client(config.n_connections, config.timeout)
     pool = ThreadPoolExecutor(config.n_connections)
     try:
         while True:
@@ -54,7 +50,7 @@ def download_in_order(rows: Iterable[Any], link_of: Callable[[Any], str], config
             if not waiting:
                 return
             row, future = waiting.popleft()
-            try:  # a server that sends slowly is not awaited, since the links behind it wait too
+            try:  # `connections` ends every download at its deadline, except while a host's name is looked up
                 found = future.result(timeout=2 * config.timeout)
             except TimeoutError:
                 found = Fetched(b"", "timeout")
@@ -72,12 +68,16 @@ def fetch_image(client, link: Any, config: LinkedPairs, wait: Callable[[float], 
     """Return what a link gives: the bytes of a file that claims to be an image, or the cause of its loss."""
     import httpx2
 
-    deadline = time.monotonic() + config.timeout
+    from blindspots_lib.data import connections
+
+    deadline = connections.clock.deadline = time.monotonic() + config.timeout
     for attempt in range(N_TRIES):
         try:
             return Fetched(read_image(client, link, config, deadline), "")
         except Refused as refused:
             cause, pause = refused.cause, refused.pause
+        except connections.PrivateAddress:
+            cause, pause = "private address", None
         except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
             cause, pause = UNREACHABLE, None
         except httpx2.TimeoutException:
@@ -107,7 +107,7 @@ def read_image(client, link: Any, config: LinkedPairs, deadline: float) -> bytes
             raise Refused(f"status {status}", pause)
         if OPTED_OUT & {word.strip(" :").lower() for word in response.headers.get("X-Robots-Tag", "").split(",")}:
             raise Refused("opted out")
-        kind = response.headers.get("Content-Type", "image/unknown")
+        kind = response.headers.get("Content-Type", "image/unknown").lower()
         if not kind.startswith(("image/", "application/octet-stream", "binary/octet-stream")):
             raise Refused("not an image")
         if int(response.headers.get("Content-Length", 0)) > limit:

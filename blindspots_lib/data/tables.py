@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.errors import StudyError, first_line
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -38,8 +38,14 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a file that a table names. Raises StudyError if it is outside of the folder."""
-    file = (folder / str(name)).resolve()
+    """Return the path of a file that a table names. Raises StudyError if it is outside of the folder, or can be no file."""
+    try:
+        file = (folder / str(name)).resolve()
+        file.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a null byte, a link to itself
+        reason = getattr(error, "strerror", None) or first_line(error)
+        shown = repr(name) if len(str(name)) <= 60 else repr(name)[:60] + "..."
+        raise StudyError(f"{folder}: the table names {shown}, which no file can be called ({reason}); correct it") from None
     if not file.is_relative_to(folder.resolve()):
         raise StudyError(f"{folder}: the table names {name!r}, which lies outside of the folder; correct it")
     return file

@@ -16,7 +16,7 @@ from blindspots_lib.analysis.delta import ranked_deltas
 from blindspots_lib.analysis.distribution import Correlation, Shape, energy_ratio
 from blindspots_lib.analysis.memorization import Excess, nearer_than_real
 from blindspots_lib.core.study import Study
-from blindspots_lib.figures.style import DELTA_CMAP, INK, MODEL_COLOURS, QUIET, REAL_COLOUR, model_colour, panels
+from blindspots_lib.figures.style import DELTA_CMAP, INK, MODEL_COLOURS, QUIET, REAL_COLOUR, literal, model_colour, panels
 
 DELTA_LABELS = {
     "ratio": "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)",
@@ -38,7 +38,7 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
         axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
         for threshold in (study.analysis.suppressed_below, study.analysis.exaggerated_above):
             axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
-        axis.set(xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=model.label)
+        axis.set(xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=literal(model.label))
         text = (f"median {shape.median:.2f} (dashed)\n"
                 f"skewness {shape.skewness:+.2f} [{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n"
                 f"{shape.n_ranked} concepts, {shape.n_suppressed} below, {shape.n_exaggerated} above")  # fmt: skip
@@ -76,7 +76,7 @@ def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray
             axis.annotate(matched.loc[concept, "goes_with"], places[concept], fontsize=6.5, xytext=(3, 3),
                           textcoords="offset points",
                           path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
-        axis.set(title=model.label, xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
+        axis.set(title=literal(model.label), xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
     figure.colorbar(drawn, ax=axes, label=DELTA_LABELS[study.analysis.arithmetic], shrink=0.8)
     return figure
@@ -100,7 +100,7 @@ def plot_cross_model(
     `apart` holds the correlations on disjoint pairs, "first~second" (`distribution.correlate_apart`).
     """
     first, others = study.models[0], study.models[1:]
-    names, labels = [model.name for model in study.models], [model.label for model in study.models]
+    names, labels = [model.name for model in study.models], [literal(model.label) for model in study.models]
     same = {f"{a}~{b}": distribution.correlate_models(table, a, b) for a, b in itertools.combinations(names, 2)}
     figure, axes = panels(len(names), width=4.4, height=3.9, shared=False)
     for axis, other in zip(axes, others, strict=False):
@@ -110,7 +110,8 @@ def plot_cross_model(
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
         axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0)
         c, d = (of[f"{first.name}~{other.name}"] for of in (same, apart))
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"δ(k), {first.label}", ylabel=f"δ(k), {other.label}", aspect="equal",
+        axis.set(xlabel=f"δ(k), {literal(first.label)}", ylabel=f"δ(k), {literal(other.label)}")
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal",
                  title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
                        f"disjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]")  # fmt: skip
     matrix = np.eye(len(names))
@@ -139,7 +140,7 @@ def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str,
         axis.scatter(firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0)
         axis.plot(bands["firings"] + 1, bands["median"], color=INK, linewidth=1.2, label="median")
         axis.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.set(xscale="log" if len(deltas) else axis.get_xscale(), ylim=(-0.02, 1.02), title=model.label,
+        axis.set(xscale="log" if len(deltas) else axis.get_xscale(), ylim=(-0.02, 1.02), title=literal(model.label),
                  xlabel="firings on real images + 1 (tokens, log scale)")  # fmt: skip
         text = dashed(f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]")
         axis.text(0.98, 0.98, text, ha="right", va="top", transform=axis.transAxes, fontsize=7.5)
@@ -192,7 +193,7 @@ def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
         edges = np.histogram_bin_edges(table[column], bins=60)
         for model in study.models:
             values, colour = table.loc[table["model"] == model.name, column], model_colour(study, model.name)
-            axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=model.label)
+            axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=literal(model.label))
             axis.axvline(values.median(), color=colour, linestyle="--", linewidth=1)
         axis.set(xlabel=label, ylabel="density of pairs")
     axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
@@ -208,7 +209,7 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
         np.fill_diagonal(both, np.nan)
         sns.heatmap(both, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels,
                     cbar=False)  # fmt: skip
-        axis.set_title(title)
+        axis.set_title(literal(title))
         axis.tick_params(labelsize=7, length=0)
         axis.tick_params(axis="x", labelrotation=90)
     figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, label="fraction of the row's images with the column too")
@@ -225,7 +226,7 @@ def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure,
     for model in study.models:
         values = table.loc[table["model"] == model.name, "training_similarity"]
         axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=model_colour(study, model.name),
-                  label=f"{model.label}: {excess[model.name].share:.1%} nearer than 99 % of real images")  # fmt: skip
+                  label=f"{literal(model.label)}: {excess[model.name].share:.1%} nearer than 99 % of real images")  # fmt: skip
     axis.set(xlabel="cosine similarity to the nearest training image", ylabel="density of images")
     axis.legend(fontsize=7.5, loc="upper left")
     return figure, excess

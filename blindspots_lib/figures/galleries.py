@@ -85,7 +85,8 @@ def concept_sheet(results: Results, concepts: Sequence[int], n: int = 8) -> Figu
 
 def typical_concepts(results: Results, n: int) -> list[int]:
     """Return n concepts in equal steps from those that fire on most real images to those that fire on few."""
-    table = results.concepts[results.concepts["n_images_real"] >= results.study.analysis.min_images]
+    n_images = results.concepts["n_images_real"]
+    table = results.concepts[n_images >= min(results.study.analysis.min_images, n_images.max())]
     order = table.sort_values(["n_images_real", "concept"], ascending=[False, True])["concept"].to_numpy()
     return [int(c) for c in order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]]
 

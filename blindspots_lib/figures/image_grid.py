@@ -57,8 +57,8 @@ def draw_grid(
                 left = label_width + column * (cell_size + GAP)
                 draw_cell(figure.add_axes((left / width, bottom / height, cell_size / width, cell_size / height)), cell)
     for column, title in enumerate(column_titles):
-        middle = label_width + column * (cell_size + GAP) + cell_size / 2
-        figure.text(middle / width, 1 - 0.03 / height, "\n".join(title), ha="center", va="top", fontsize=7.5, weight="bold")
+        x, y = (label_width + column * (cell_size + GAP) + cell_size / 2) / width, 1 - 0.03 / height
+        figure.text(x, y, "\n".join(title), ha="center", va="top", fontsize=7.5, weight="bold", parse_math=False)
     return figure
 
 

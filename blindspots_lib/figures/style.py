@@ -27,8 +27,8 @@ MODEL_COLOURS = ("#3f7f93", "#b16243", "#582949", "#7f9b3b", "#c7962c", "#6b6f76
 REAL_COLOUR = QUIET
 REPLICA_NOTE = "Controlled replica (miniature models on OpenMoji Scenes): no evidence about the models they are named after."
 
-WORLD = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Emoji", "Symbola", "Arial Unicode MS",
-         "Hiragino Sans", "PingFang SC", "Apple Symbols")  # fmt: skip
+WORLD = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Emoji", "Symbola",
+         "Arial Unicode MS", "Hiragino Sans", "PingFang SC", "Apple Symbols")  # fmt: skip
 FONTS = ["DejaVu Sans", *(name for name in WORLD if name in font_manager.get_font_names())]
 
 mpl.rcParams.update({
@@ -47,7 +47,12 @@ def add_footer(figure: Figure, study: Study, shows_images: bool) -> None:
     notes = [REPLICA_NOTE] * study.replica + [study.attribution] * shows_images
     lines = [line for note in notes for line in textwrap.wrap(note, int(figure.get_figwidth() * 20))]  # 20 letters per inch
     if lines:
-        figure.supxlabel("\n".join(lines), fontsize=6.5, color=QUIET, x=0.01, ha="left")
+        figure.supxlabel(literal("\n".join(lines)), fontsize=6.5, color=QUIET, x=0.01, ha="left")
+
+
+def literal(text: str) -> str:
+    """Return a text for matplotlib in which dollar signs begin no formula, such as a label that somebody wrote."""
+    return text.replace("$", r"\$")
 
 
 def figure_saver(results: Results, notebook: str, seeds: Mapping[str, int] | None = None, **inputs: Mapping[str, Fingerprinted]):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,15 @@ from PIL import Image
 from blindspots_lib.core.config import Backbone
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import fetch
-from blindspots_lib.models.loading import compute_dtype, conditions, device_kind, naming_load_errors, quiet, variant_of
+from blindspots_lib.models.loading import (
+    compute_dtype,
+    conditions,
+    device_kind,
+    load_whole,
+    naming_full_gpu,
+    naming_load_errors,
+    quiet,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -78,11 +87,9 @@ class TokenExtractor:
         folder = fetch(backbone)
         self.device, self.dtype = device_kind(), compute_dtype()
         self.conditions = conditions(self.dtype, "transformers")
-        with naming_load_errors("backbone", folder):
-            model = AutoModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=self.dtype, trust_remote_code=False,
-                variant=variant_of(backbone, folder),
-            )  # fmt: skip
+        self.naming_full_gpu = partial(naming_full_gpu, "backbone", f" at batch_size = {backbone.batch_size}; lower it")
+        model = load_whole(AutoModel, "backbone", folder, backbone.variant, dtype=self.dtype, trust_remote_code=False)
+        with naming_load_errors("backbone", folder), self.naming_full_gpu():
             self.model = getattr(model, "vision_model", model).eval().to(self.device)
             self.transform = image_transform(backbone, *pixel_statistics(folder))
             blank = self.hidden_states([Image.new("RGB", (backbone.crop, backbone.crop))])
@@ -99,7 +106,8 @@ class TokenExtractor:
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[np.ndarray, "b t d"]:
         """Return the tokens of a batch of images. Raises StudyError if any of them is not finite."""
-        tokens = self.hidden_states(images).float().cpu().numpy()
+        with self.naming_full_gpu():
+            tokens = self.hidden_states(images).float().cpu().numpy()
         if not np.isfinite(tokens).all():
             raise StudyError("backbone: its tokens hold NaN or infinity; are its weights whole?")
         return tokens

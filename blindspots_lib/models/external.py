@@ -4,21 +4,22 @@ from collections import Counter
 from pathlib import Path
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, fingerprint_of, listing_fingerprint
-from blindspots_lib.core.config import ExternalImages
+from blindspots_lib.core.config import ExternalImages, contents
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.core.storage import fill_shards, read_shard, shards_of
-from blindspots_lib.data.images import decode_image, image_files
+from blindspots_lib.data.images import UnusableImage, image_files, shrunk
 from blindspots_lib.data.pairs import save_generations
 from blindspots_lib.data.tables import inside, read_table
 
-EXTERNAL = Stage("external images", 1)
+EXTERNAL = Stage("external images", 2)
 
 
 def external_artifact(workspace: Workspace, model: ExternalImages, pairs: Artifact) -> Artifact:
     """Describe the output folder of `take_images`."""
     inputs = {"pairs": pairs.fingerprint, "images": images_fingerprint(model)}
-    return Artifact(workspace, f"generations/{model.name}", EXTERNAL, config={}, inputs=inputs)
+    config = contents(model, "name", "label", "images")
+    return Artifact(workspace, f"generations/{model.name}", EXTERNAL, config, inputs)
 
 
 def take_images(workspace: Workspace, model: ExternalImages, pairs: Artifact) -> Artifact:
@@ -36,7 +37,7 @@ def take_images(workspace: Workspace, model: ExternalImages, pairs: Artifact) ->
     artifact.begin()
 
     def take(rows: list[dict]) -> list[dict]:
-        return [row | taken(files.get(row["pair_id"])) for row in rows]
+        return [row | taken(files.get(row["pair_id"]), model.store_side) for row in rows]
 
     fill_shards(artifact, shards, take, save_generations, "parquet", f"images, {model.label}")
     artifact.finish(n_images=sum(pair_id in files for pair_id in ids))
@@ -73,13 +74,11 @@ def check_ids(model: ExternalImages, ids: list[str], files: dict[str, Path]) -> 
         )
 
 
-def taken(file: Path | None) -> dict:
-    """Return the image of one pair, as it is in the file; or, if it does not decode, why it is lost."""
+def taken(file: Path | None, side: int) -> dict:
+    """Return the image of one pair as it is stored; or, if it is of no use, why it is lost."""
     if file is None or not file.is_file():
         return {"image": None, "lost": "missing"}
-    content = file.read_bytes()
     try:
-        decode_image(content, str(file))
-    except StudyError:
-        return {"image": None, "lost": "not a readable image"}
-    return {"image": {"bytes": content, "path": None}, "lost": ""}
+        return {"image": {"bytes": shrunk(file.read_bytes(), side, str(file)), "path": None}, "lost": ""}
+    except UnusableImage as error:
+        return {"image": None, "lost": error.cause}

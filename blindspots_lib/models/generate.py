@@ -1,7 +1,8 @@
 """Generated images x' = g(t): every caption of a study through every text-to-image model, batch by batch, kept as it comes."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
 from blindspots_lib.core.config import TextToImageModel, contents
+from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import hashes, weights_fingerprint
 from blindspots_lib.core.parallel import side_by_side
 from blindspots_lib.core.storage import read_shard, shards_of
@@ -22,6 +24,7 @@ from blindspots_lib.models.loading import compute_dtype, conditions
 from blindspots_lib.models.pipelines import generate_batch, load_pipelines
 
 GENERATE = Stage("generate", 1)
+FIRST = 50  # images of a model; if all of them are lost, the rest would be too
 
 
 def image_seed(study_seed: int, model: str, pair_id: str) -> int:
@@ -57,13 +60,14 @@ def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifa
     """Generate an image for every pair. Every finished batch is on disk at once; an interrupted run goes on after it.
 
     Where only the pairs have changed since the last run (there are more of them), its images of the same captions are kept.
+    Raises StudyError, with the causes, if the first images are all lost.
     """
     artifact = generation_artifact(workspace, model, pairs)
     if artifact.is_complete():
         return artifact
     superseded = artifact.begin(generation_conditions(model))
     earlier = rows_by_caption(superseded.folder) if superseded and set(superseded.changed) == {"pairs"} else {}
-    generate, pipelines = partial(generate_rows, workspace.seed, model), []
+    generate, pipelines, causes = partial(generate_rows, workspace.seed, model), [], Counter()
     with tqdm(total=pairs.facts["n_pairs"], desc=f"generating, {model.label}", unit="image") as bar:
         for index, pair_shard in enumerate(shards_of(pairs)):
             rows = read_shard(pair_shard, ["pair_id", "caption"])
@@ -71,6 +75,7 @@ def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifa
             if not target.exists():
                 finished = {row["pair_id"]: row for row in map(earlier.get, map(key_of, rows)) if row} | finished_rows(target)
                 bar.update(len(finished))
+                check_losses(model, causes, finished.values(), pairs.facts["n_pairs"])
                 missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
                 pipelines = pipelines or (load_pipelines(model) if missing else [])
                 with made_by(pipelines, missing, generate) as batches:
@@ -78,9 +83,11 @@ def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifa
                         save_generations(batch_path(target, made[0]["pair_id"]), made)
                         finished |= {row["pair_id"]: row for row in made}
                         bar.update(len(made))
+                        check_losses(model, causes, made, pairs.facts["n_pairs"])
                 save_generations(target, [finished[row["pair_id"]] for row in rows])
             else:
                 bar.update(len(rows))
+                check_losses(model, causes, read_shard(target, ["lost"]), pairs.facts["n_pairs"])
             for path in batches_on_disk(target):
                 path.unlink()
     files = {name: hashes(part) for name, part in model.parts.items()}
@@ -88,9 +95,20 @@ def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifa
     return artifact
 
 
+def check_losses(model: TextToImageModel, causes: Counter, made: Iterable[dict], n_pairs: int) -> None:
+    """Count why images were lost. Raises StudyError if there are `FIRST` images, or all, and none of them is whole."""
+    causes.update(row["lost"] for row in made)
+    if not causes[""] and causes.total() >= min(FIRST, n_pairs):
+        counts = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()) if count)
+        raise StudyError(
+            f"model {model.name!r}: its first {causes.total()} images are all lost ({counts}); set dtype: float32 or correct "
+            "the model in the study"
+        )
+
+
 def generation_conditions(model: TextToImageModel) -> dict[str, str | int]:
     """What decides the pixels besides settings and weights; the batch size only where one by one is not the rule."""
-    found = conditions(compute_dtype(model.dtype), "diffusers", "transformers")
+    found = conditions(compute_dtype(model.dtype, model), "diffusers", "transformers")
     alone = (found["device"], found["dtype"]) == ("cpu", "float32")
     return found if alone else {**found, "batch_size": model.batch_size}
 

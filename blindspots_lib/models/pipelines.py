@@ -2,18 +2,19 @@
 
 import gc
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from blindspots_lib.core.artifacts import read_json
 from blindspots_lib.core.config import LoRA, Scheduler, TextToImageModel, Weights
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import fetch
 from blindspots_lib.core.parallel import n_side_by_side
-from blindspots_lib.models.loading import compute_dtype, naming_load_errors, quiet, variant_of
+from blindspots_lib.models.loading import compute_dtype, load_whole, naming_full_gpu, naming_load_errors, quiet
 
 SET_BY_STUDY = {
     "prompt", "num_inference_steps", "guidance_scale", "height", "width", "generator", "output_type", "num_images_per_prompt",
@@ -26,14 +27,18 @@ ROOM = 1.3  # with less free GPU memory than this many times the weights, parts 
 
 def load_pipeline(model: TextToImageModel):
     """Return the pipeline of a model, ready to run. Raises StudyError if a part is out of reach or not whole."""
+    import diffusers
+
     quiet("diffusers", "transformers")
-    what, dtype = f"model {model.name!r}", compute_dtype(model.dtype)
-    parts = {"unet": load_part("UNet2DConditionModel", f"{what}, unet", model.unet, dtype)} if model.unet else {}
-    pipeline = load_part("DiffusionPipeline", what, model, dtype, **parts)
+    what, dtype, parts = f"model {model.name!r}", compute_dtype(model.dtype, model), {}
+    if model.unet:
+        kind, folder = diffusers.UNet2DConditionModel, fetch(model.unet)
+        parts["unet"] = load_whole(kind, f"{what}, unet", folder, model.unet.variant, dtype=dtype)
+    pipeline = load_parts(what, model, dtype, **parts)
     if model.unet and "unet" not in pipeline.components:
         raise StudyError(f"{what}: {type(pipeline).__name__} has no unet to replace; remove unet from the study")
     if model.prior:
-        pipeline = with_prior(what, pipeline, load_part("DiffusionPipeline", f"{what}, prior", model.prior, dtype))
+        pipeline = with_prior(what, pipeline, load_parts(f"{what}, prior", model.prior, dtype))
     if model.lora:
         add_lora(what, pipeline, model.lora)
     if model.scheduler:
@@ -42,7 +47,8 @@ def load_pipeline(model: TextToImageModel):
             part.scheduler = scheduler
     check_arguments(what, pipeline, model.arguments)
     pipeline.set_progress_bar_config(disable=True)
-    return place(pipeline, model)
+    with naming_full_gpu(what, " while it loads; set offload: sequential"):
+        return place(pipeline, model)
 
 
 def load_pipelines(model: TextToImageModel) -> list:
@@ -51,15 +57,33 @@ def load_pipelines(model: TextToImageModel) -> list:
     return [first, *(load_pipeline(model) for _ in range(1, n_side_by_side() if weights_size(first) <= SMALL else 1))]
 
 
-def load_part(kind: str, what: str, weights: Weights, dtype, **parts):
-    """Load a part of a pipeline; `kind` is a class of diffusers."""
+def load_parts(what: str, weights: Weights, dtype, **parts):
+    """Return the pipeline of a folder, with these parts in place of its own."""
     import diffusers
 
     folder = fetch(weights)
+    parts |= load_whole_parts(what, folder, dtype, weights.variant, parts)
     with naming_load_errors(what, folder):
-        return getattr(diffusers, kind).from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant_of(weights, folder), **parts
+        return diffusers.DiffusionPipeline.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, **parts
         )
+
+
+def load_whole_parts(what: str, folder: Path, dtype, variant: str | None, given: Container[str]) -> dict[str, Any]:
+    """Load the networks that a pipeline's index names one by one, which tells tensors that are missing; without those `given`."""
+    import diffusers
+    import transformers
+
+    parts = {}
+    with naming_load_errors(what, folder):
+        named = {name: kind for name, kind in read_json(folder / "model_index.json").items() if isinstance(kind, list)}
+        for name, (library, kind) in named.items():
+            module = {"diffusers": diffusers, "transformers": transformers}.get(library)
+            found = getattr(module or getattr(diffusers.pipelines, str(library), None), str(kind), None)
+            is_network = isinstance(found, type) and issubclass(found, diffusers.ModelMixin | transformers.PreTrainedModel)
+            if is_network and name not in given and (folder / name).is_dir():
+                parts[name] = load_whole(found, f"{what}, {name}", folder / name, variant, dtype=dtype)
+    return parts
 
 
 def with_prior(what: str, decoder, prior):
@@ -151,17 +175,12 @@ def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds
     if pipeline.dtype == torch.float32 and pipeline.device.type == "cpu" and len(captions) > 1:
         made = [generate_batch(pipeline, model, [caption], [seed]) for caption, seed in zip(captions, seeds, strict=True)]
         return Generated(np.concatenate([one.images for one in made]), [flag for one in made for flag in one.refused])
-    try:
-        with torch.inference_mode():
-            output = pipeline(
-                captions, num_inference_steps=model.steps, guidance_scale=model.guidance, output_type="np",
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds], height=model.image_size,
-                width=model.image_size, **model.arguments,
-            )  # fmt: skip
-    except torch.OutOfMemoryError:
-        raise StudyError(
-            f"model {model.name!r}: the GPU's memory is full at batch_size = {model.batch_size}; lower it, or set "
-            "offload: sequential; finished images are kept"
-        ) from None
+    full = f" at batch_size = {model.batch_size}; lower it, or set offload: sequential"
+    with naming_full_gpu(f"model {model.name!r}", full), torch.inference_mode():
+        output = pipeline(
+            captions, num_inference_steps=model.steps, guidance_scale=model.guidance, output_type="np",
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds], height=model.image_size,
+            width=model.image_size, **model.arguments,
+        )  # fmt: skip
     refused = getattr(output, "nsfw_content_detected", None) or [False] * len(captions)
     return Generated(output.images, [bool(flag) for flag in refused])

@@ -1,35 +1,76 @@
 """Find everything that would stop a study, without running it."""
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
 
 from blindspots_lib.core import config
+from blindspots_lib.core.artifacts import HEADER, SUPERSEDED, faults_of
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.core.hub import fetch, fetch_file, naming_hub_errors, patiently
+from blindspots_lib.core.hub import naming_hub_errors, patiently
 from blindspots_lib.core.paths import resolve, runs_folder
 from blindspots_lib.core.study import Study
-from blindspots_lib.data.sources import corpus_images, folder_pairs, stream, webdataset_pairs
+from blindspots_lib.data.collect import text_fault
+from blindspots_lib.data.images import UnusableImage, decode_image, naming_image_faults, open_image
+from blindspots_lib.data.sources import corpus_images, folder_rows, stream, webdataset_pairs
 from blindspots_lib.models.external import check_ids, files_by_id
-from blindspots_lib.run.costs import disk_rows, free_disk, in_units, n_pairs, n_rows, sae_memory, token_shape, total_memory
-from blindspots_lib.run.remote import files_needed, parts_of
+from blindspots_lib.run.costs import (
+    disk_rows,
+    free_disk,
+    in_units,
+    is_here,
+    memory_of_sae,
+    n_pairs,
+    n_rows,
+    token_shape,
+    total_memory,
+)
+from blindspots_lib.run.remote import files_needed, missing_files, parts_of, whole_place
+from blindspots_lib.sae.formats import check_trained
 from blindspots_lib.trial.plants import planted_in
 
+SAMPLE = 50  # images of one's own that are decoded
 
-def check(study: Study) -> list[str]:
-    """Return everything that would stop the study, one line each. No weights are downloaded, nothing is run."""
+
+def check(study: Study, say: Callable[[str], object] = lambda line: None) -> list[str]:
+    """Return everything that would stop the study, one line each. No weights are downloaded, nothing is run.
+
+    `say` is called with what was looked at.
+    """
     faults: list[str] = []
     for look in looks(study):
         try:
-            look()
+            if isinstance(found := look(), str):
+                say(found)
         except StudyError as error:
             faults.append(str(error))
     return list(dict.fromkeys(faults)) or list(size_faults(study))
 
 
+def damage(study: Study) -> list[str]:
+    """Return the files of all finished outputs that are not as they were made, one line each; every file is read."""
+    places = [Path(place) for place, _, files in os.walk(study.folder, followlinks=True) if HEADER in files]
+    found: list[str] = []
+    for place in tqdm(sorted(place for place in places if SUPERSEDED not in place.parts), desc="finished outputs"):
+        try:
+            found += map(str, faults_of(place, deep=True))
+        except StudyError as error:
+            found.append(str(error))
+    return found
+
+
 def looks(study: Study) -> Iterator[Callable[[], object]]:
-    """Yield the checks of the study's parts; each raises StudyError if something is wrong."""
+    """Yield the checks of the study's parts; each raises StudyError if something is wrong, or returns what it looked at."""
+    yield partial(check_place, study)
     for _, place in parts_of(study):
         yield partial(check_weights, place)
+    if isinstance(study.sae, config.TrainedSAE) and (study.sae.path or is_here(study.sae)):
+        yield lambda: check_trained(study.sae) and None
     yield partial(check_number, study)
     yield partial(check_pairs, study)
     for model in study.models:
@@ -46,15 +87,22 @@ def looks(study: Study) -> Iterator[Callable[[], object]]:
 def check_weights(place: config.Place) -> None:
     """Check that weights are there; on the hub also that they are open to us, at that commit, and safe to read."""
     if place.path:
-        found = fetch_file(place) if isinstance(place, config.TrainedSAE) else fetch(place)
-        if not found.exists():
-            raise StudyError(f"{found}: no such folder; correct subfolder in the study")
+        whole_place(place)
         return
     from huggingface_hub import HfApi
 
     files_needed(place)
     with naming_hub_errors(place):
         patiently(lambda: HfApi().auth_check(place.repo))
+
+
+def check_place(study: Study) -> None:
+    """Check that outputs can be written."""
+    there = next(place for place in (study.folder, *study.folder.parents) if place.exists())
+    if not there.is_dir():
+        raise StudyError(f"{there}: is a file where a folder of outputs must be; move it away")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StudyError(f"{there}: cannot be written to; change its permissions, or name another folder in BLINDSPOTS_RUNS")
 
 
 def check_number(study: Study) -> None:
@@ -67,11 +115,11 @@ def check_number(study: Study) -> None:
         raise StudyError(f"pairs.n = {n}: the source has only {held} pairs; lower it")
 
 
-def check_pairs(study: Study) -> None:
-    """Check that the first pair can be read, without its image where that would be downloaded."""
+def check_pairs(study: Study) -> str | None:
+    """Check all pairs of a folder, else that the first pair can be read, without its image where that would be downloaded."""
     pairs = study.pairs
     if isinstance(pairs, config.FolderPairs):
-        next(folder_pairs(pairs), None)
+        return check_folder(pairs)
     elif isinstance(pairs, config.WebdatasetPairs):
         next(webdataset_pairs(pairs, 0), None)
     elif isinstance(pairs, config.LinkedPairs | config.DatasetPairs):
@@ -80,16 +128,47 @@ def check_pairs(study: Study) -> None:
         next(stream(pairs.model_copy(update={"shuffle_buffer": 1}), unpinned(pairs), columns, None, 0), None)
 
 
+def check_folder(pairs: config.FolderPairs) -> str:
+    """Check ids, captions and images of a folder's pairs; return how many images were looked at."""
+    ids: set[str] = set()
+    rows, faults = list(itertools.islice(folder_rows(pairs), pairs.n)), []
+    for pair_id, caption, _ in rows:
+        if fault := text_fault(pair_id, caption, ids):
+            faults.append(fault.message)
+        ids.add(pair_id)
+    unusable, looked = look_at([file for _, _, file in rows])
+    if faults := faults + unusable:
+        raise StudyError(faults[0] + (f" (and {len(faults) - 1} more like it)" if len(faults) > 1 else ""))
+    return f"pairs: {looked}"
+
+
+def look_at(files: list[Path]) -> tuple[list[str], str]:
+    """Open all images by their headers and decode a sample; return what is wrong with some, and how many were looked at."""
+    unusable, sample = [], set(np.linspace(0, len(files) - 1, min(len(files), SAMPLE)).astype(int).tolist())
+    for number, file in enumerate(tqdm(files, desc="images", leave=False, delay=2)):
+        try:
+            with naming_image_faults(str(file)), open(file, "rb") as opened:
+                open_image(opened, str(file))
+                if number in sample:
+                    decode_image(file.read_bytes(), str(file))
+        except UnusableImage as error:
+            unusable.append(str(error))
+    return unusable, f"{len(files):,} images looked at, {len(sample)} of them decoded"
+
+
 def unpinned(place: config.Place) -> str | None:
     """Return the commit of a set; None, the newest one, for "latest", which is recorded only when the run begins."""
     return None if place.revision == "latest" else place.revision
 
 
-def check_external(study: Study, model: config.ExternalImages) -> None:
-    """Check the ids of external images against those of a folder's pairs."""
+def check_external(study: Study, model: config.ExternalImages) -> str:
+    """Check the ids of external images against those of a folder's pairs; return how many images were looked at."""
     files = files_by_id(resolve(model.images))
     if isinstance(study.pairs, config.FolderPairs):
-        check_ids(model, [pair.pair_id for pair in folder_pairs(study.pairs)], files)
+        check_ids(model, [pair_id for pair_id, _, _ in folder_rows(study.pairs)], files)
+    unusable, looked = look_at([file for file in files.values() if file.is_file()])
+    lost = f"; {len(unusable)} cannot be used, such as {unusable[0]}" if unusable else ""
+    return f"model {model.name}: {looked}{lost}"
 
 
 def size_faults(study: Study) -> Iterator[str]:
@@ -99,15 +178,13 @@ def size_faults(study: Study) -> Iterator[str]:
     except StudyError as error:
         yield str(error)
         return
-    needed = sum(size for _, size in disk_rows(study, tokens, width))
+    needed = sum(size for _, size in disk_rows(study, tokens, width)) + sum(file.size for file in missing_files(study))
     if needed > free_disk():
         yield f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
-    if not isinstance(study.sae, config.SAEConfig):
-        return
-    n = n_pairs(study) * tokens
-    if not study.sae.corpus and n < study.sae.n_candidates:
+    trained, n = isinstance(study.sae, config.TrainedSAE), n_pairs(study) * tokens
+    if not trained and not study.sae.corpus and n < study.sae.n_candidates:
         yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n:,} tokens; lower it"
-    memory = sae_memory(study.sae, width)
+    what, memory = memory_of_sae(study, width)
     if memory > total_memory():
-        here = in_units(total_memory())
-        yield f"sae: training needs {in_units(memory)} of memory, this machine has {here}; try dictionary: local"
+        here, mend = in_units(total_memory()), "take a larger one" if trained else "try dictionary: local"
+        yield f"sae: {what} needs {in_units(memory)} of memory, this machine has {here}; {mend}"

@@ -1,4 +1,4 @@
-"""The command line behind `make`: python -m blindspots_lib figures|plan|check STUDY."""
+"""The command line behind `make`: python -m blindspots_lib figures|plan|check|fetch STUDY."""
 
 import argparse
 import os
@@ -30,19 +30,31 @@ def run_plan(study_name: str) -> int:
     return 0
 
 
-def run_check(study_name: str) -> int:
-    """Print what would stop a study, one line each, without running it."""
-    from blindspots_lib.run.check import check
+def run_check(study_name: str, deep: bool = False) -> int:
+    """Print what would stop a study, one line each, without running it; `deep` holds all finished files to their checksums."""
+    from blindspots_lib.run.check import check, damage
 
     study = load_study(study_name)
-    faults = check(study)
+    faults = check(study, print) + (damage(study) if deep else [])
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     print(f"{study.name}: " + (f"{len(faults)} things to mend" if faults else "nothing stands in its way"))
     return 1 if faults else 0
 
 
-COMMANDS = {"figures": run_figures, "plan": run_plan, "check": run_check}
+def run_fetch(study_name: str) -> int:
+    """Download and check all weights of a study, before days of work begin; the pairs come with the run itself."""
+    from blindspots_lib.run.costs import in_units
+    from blindspots_lib.run.remote import fetch_everything
+
+    study = load_study(study_name)
+    size = fetch_everything(study)
+    came = f"{in_units(size)} fetched and checked" if size else "everything is here"
+    print(f"{study.name}: {came}; next: make figures STUDY={study_name}")
+    return 0
+
+
+COMMANDS = {"figures": run_figures, "plan": run_plan, "check": run_check, "fetch": run_fetch}
 
 
 def main() -> int:
@@ -51,11 +63,14 @@ def main() -> int:
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.__doc__)
         subparser.add_argument("study", help="a name in studies/, or the path of a study file")
-    given = parser.parse_args()
+        if name == "check":
+            subparser.add_argument("--deep", action="store_true", help="also read all finished files, and find damaged ones")
+    given = vars(parser.parse_args())
+    run, study = COMMANDS[given.pop("command")], given.pop("study")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     try:
-        return COMMANDS[given.command](given.study)
+        return run(study, **given)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

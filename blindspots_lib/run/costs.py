@@ -7,18 +7,29 @@ from functools import cache
 
 import numpy as np
 
-from blindspots_lib.core.config import ExternalImages, PerfectGenerator, SAEConfig, ScenePairs, TextToImageModel, Weights
+from blindspots_lib.core.config import (
+    ExternalImages,
+    PerfectGenerator,
+    SAEConfig,
+    ScenePairs,
+    TextToImageModel,
+    TrainedSAE,
+    Weights,
+)
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.core.hub import cached, fetch_config, remembered
+from blindspots_lib.core.hub import cached, fetch_config, fetch_file, remembered
 from blindspots_lib.core.paths import resolve, runs_folder
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.images import image_files
 from blindspots_lib.data.tables import find_table, read_table
+from blindspots_lib.run.remote import files_needed
 
 PHOTO_BYTES = 120_000  # average JPEG of a photograph with a short side of 512 pixels
 SCENE_BYTES = 8_000  # PNG of a scene
 PNG_BYTES_PER_PIXEL = 1.6  # average of generated images
-CODE_BYTES = 6  # index and value of one active concept of a token
+CODE_BYTES, OFFSET_BYTES = 6, 8  # index and value of one active concept of a token; where a token's codes begin
+ACTIVE = 8.0  # codes per token of the published SAE with its threshold, on average
+SAMPLE = 16  # real images whose codes are counted, where they and the SAE are here already
 CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs; the difference is the time of two steps
 SMALL = 128  # pixels per side up to which a whole batch is tried on a CPU; above it one image
 
@@ -45,7 +56,7 @@ def token_shape(study: Study) -> tuple[int, int]:
     return has_cls + getattr(config, "num_register_tokens", 0) + (crop // patch) ** 2, config.hidden_size
 
 
-def is_here(weights: Weights) -> bool:
+def is_here(weights: Weights | TrainedSAE) -> bool:
     """Return whether all files of a model are on this machine."""
     if weights.path:
         return (resolve(weights.path) / (weights.subfolder or "")).is_dir()
@@ -66,17 +77,50 @@ def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
     not_generated = {PerfectGenerator: SCENE_BYTES, ExternalImages: PHOTO_BYTES}
     made = sum(not_generated.get(type(model)) or PNG_BYTES_PER_PIXEL * model.image_size**2 for model in study.models)
     kept = (n_images + n_corpus(study)) * study.backbone.keep_tokens
-    active, parameters = study.sae.top_k or 16, study.sae.n_concepts * 2 * width
+    parameters, token_codes = study.sae.n_concepts * 2 * width, active_codes(study) * CODE_BYTES + OFFSET_BYTES
     if isinstance(study.sae, SAEConfig):  # its candidates are kept twice: for other SAEs to start from, and in it
         parameters = n_parameters(study.sae, width) + 2 * study.sae.n_candidates * width
     return [("pairs", float(n * pair)), ("generations", float(n * made)), ("tokens", 2.0 * kept * tokens * width),
-            ("codes", float(n_images * tokens * active * CODE_BYTES)), ("SAE", 4.0 * parameters)]  # fmt: skip
+            ("codes", n_images * tokens * token_codes), ("SAE", 4.0 * parameters)]  # fmt: skip
+
+
+def active_codes(study: Study) -> float:
+    """Return the codes per token: top_k, or of an SAE with a threshold the mean over some real images, once both are here."""
+    if study.sae.top_k:
+        return float(study.sae.top_k)
+    from blindspots_lib.analysis.energies import encode_images
+    from blindspots_lib.data.collect import pairs_artifact
+    from blindspots_lib.models.tokens import StoredTokens, tokens_artifact
+    from blindspots_lib.sae.formats import imported_artifact
+    from blindspots_lib.sae.model import load_sae
+
+    try:
+        pairs = pairs_artifact(study.workspace, study.pairs)
+        tokens = StoredTokens(tokens_artifact(study.workspace, study.backbone, "real", pairs).require())
+        sae = load_sae(imported_artifact(study.workspace, study.sae).require().folder)
+    except StudyError:
+        return ACTIVE
+    codes = encode_images(sae, np.asarray(tokens.shard(0)[:SAMPLE]))
+    return len(codes.indices) / max(1, len(codes.offsets) - 1)
 
 
 def sae_memory(config: SAEConfig, width: int) -> float:
     """Return the bytes that training holds: parameters, two moments of each, candidates, tokens of k-means and of the buffer."""
     candidates = config.n_candidates * width * (1 + config.points_per_candidate)
     return 4.0 * (3 * n_parameters(config, width) + candidates) + 2.0 * config.buffer_size * width
+
+
+def import_memory(config: TrainedSAE, width: int) -> int:
+    """Return the bytes that importing a trained SAE holds: its file, mapped, and seven arrays of a concept's width."""
+    size = fetch_file(config).stat().st_size if config.path else sum(file.size for file in files_needed(config))
+    return size + 7 * 4 * config.n_concepts * width  # measured: 5.6 to 6.4 arrays
+
+
+def memory_of_sae(study: Study, width: int) -> tuple[str, int | float]:
+    """Return what the SAE's memory is for, and the bytes at its peak."""
+    if isinstance(study.sae, TrainedSAE):
+        return "import", import_memory(study.sae, width)
+    return "training", sae_memory(study.sae, width)
 
 
 def n_parameters(config: SAEConfig, width: int) -> int:

@@ -2,12 +2,13 @@
 
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from blindspots_lib.core.artifacts import file_fingerprint, fingerprint_of, read_json, write_json
+from blindspots_lib.core.artifacts import file_fingerprint, fingerprint_of, holding, read_json, write_json
 from blindspots_lib.core.config import ExternalImages
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import weights_fingerprint
@@ -15,6 +16,7 @@ from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import Study, load_study, study_path
 from blindspots_lib.data.sources import corpus_inputs, source_inputs
 from blindspots_lib.models.external import images_fingerprint
+from blindspots_lib.run.costs import in_units
 from blindspots_lib.run.remote import parts_of
 
 
@@ -59,13 +61,14 @@ def is_current(study: Study, notebook: Path, record: Path) -> bool:
     """Return whether a notebook ran on exactly these inputs and its figures are still those that it drew."""
     if not record.exists():
         return False
-    known = read_json(record)
+    known = read_json(record, "inputs", "figures")
     return known["inputs"] == notebook_inputs(study, notebook) and known["figures"] == figures_by(study, notebook.stem)
 
 
 def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -> None:
     """Execute one notebook with papermill. Raises StudyError, in one line, if it fails; finished outputs are kept."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     check_parameters(notebook)
@@ -82,6 +85,12 @@ def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -
         reason = (error.evalue or "no message").splitlines()[0]
         where = f"{notebook.name}, cell {error.cell_index + 1}"
         raise StudyError(f"{where}: {error.ename}: {reason}; traceback in {failed}") from None
+    except DeadKernelError:
+        held = in_units(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        raise StudyError(
+            f"{notebook.name}: its kernel was killed, probably for want of memory (it had held {held}); `make plan` says what "
+            "the study needs; run again, finished work is kept"
+        ) from None
     if errors := widget_errors(failed):
         raise StudyError(f"{notebook.name}: a widget failed: {errors[0]}; traceback in {failed}")
     os.replace(failed, folder / notebook.name)
@@ -113,8 +122,16 @@ def widget_errors(executed: Path) -> list[str]:
 
 
 def run_study(study_name: str) -> list[str]:
-    """Run every notebook of `notebooks/` that is not current; return the names of those that ran."""
-    study, study_file = load_study(study_name), study_path(study_name)
+    """Run every notebook of `notebooks/` that is not current; return the names of those that ran.
+
+    Raises StudyError if another process is running this study.
+    """
+    study = load_study(study_name)
+    with holding(study.folder):
+        return run_notebooks(study, study_path(study_name))
+
+
+def run_notebooks(study: Study, study_file: Path) -> list[str]:
     folder, ran = study.folder / "notebooks", []
     for notebook in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb")):
         name, record = notebook.stem, folder / f"{notebook.stem}.json"

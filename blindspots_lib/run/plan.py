@@ -1,6 +1,6 @@
 """What a study will take. Times come from short runs on this machine, of the parts whose weights are here already."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -27,63 +27,80 @@ def plan_rows(study: Study) -> Iterator[Row]:
     """Yield the plan line by line, as soon as each is known."""
     n_images = n_pairs(study) * (1 + len(study.models))
     yield Row("pairs", f"{n_pairs(study):,}", f"{n_images:,} images in all")
-    yield from download_rows(study)
-    yield from agreement_rows(study)
+    told: set[str] = set()
+    to_come = yield from download_rows(study, told)
+    yield from agreement_rows(study, told)
     tokens, width = costs.token_shape(study)
     yield Row("tokens", f"{n_images * tokens:,}", f"{tokens} per image, {width} features each")
     rows = costs.disk_rows(study, tokens, width)
     for what, size in rows:
-        yield Row(f"disk, {what}", in_units(size))
+        yield Row(f"disk, {what}", in_units(size), f"{costs.active_codes(study):.2g} codes per token" if what == "codes" else "")
     free, here = in_units(costs.free_disk()), in_units(costs.total_memory())
-    yield Row("disk in all", in_units(sum(size for _, size in rows)), f"besides downloads; {free} free")
-    if isinstance(study.sae, SAEConfig):
-        yield Row("memory of the SAE's training", in_units(costs.sae_memory(study.sae, width)), f"{here} here")
+    downloads = "besides downloads" if to_come is None else "with the downloads"
+    yield Row("disk in all", in_units((to_come or 0) + sum(size for _, size in rows)), f"{downloads}; {free} free")
+    try:
+        what, memory = costs.memory_of_sae(study, width)
+        yield Row(f"memory of the SAE's {what}", in_units(memory), f"{here} here")
+    except StudyError as error:
+        yield Row("memory of the SAE", "not known", told_once(error, told))
     yield from time_rows(study, width)
 
 
-def download_rows(study: Study) -> Iterator[Row]:
-    total, seen = 0, set()
+def told_once(error: StudyError, told: set[str]) -> str:
+    """Return what an error says, unless it was told before."""
+    text = str(error) if str(error) not in told else "for the same reason"
+    told.add(str(error))
+    return text
+
+
+def download_rows(study: Study, told: set[str]) -> Generator[Row, None, int | None]:
+    """Yield what is still to come from the hub; return the bytes of all of it, or None if some are not known."""
+    total, seen, known = 0, set(), True
     for what, place in ((what, place) for what, place in parts_of(study) if place.repo):
         try:
             files = {(place.title, file.path): file for file in files_needed(place)}
         except StudyError as error:
-            yield Row(f"download, {what}", "not known", str(error))
+            yield Row(f"download, {what}", "not known", told_once(error, told))
+            known = False
             continue
         size = sum(file.size for key, file in files.items() if key not in seen and cached(place, file) is None)
         seen |= set(files)
         total += size
         whole = in_units(sum(file.size for file in files.values()))
         yield Row(f"download, {what}", in_units(size) if size else "nothing", f"{place.title}, {whole} in all")
-    yield Row("download in all", in_units(total) if total else "nothing")
+    found = in_units(total) if total else "nothing"
+    yield Row("download in all", found) if known else Row("download in all", "not known", f"{found} of what is known")
+    return total if known else None
 
 
-def agreement_rows(study: Study) -> Iterator[Row]:
+def agreement_rows(study: Study, told: set[str]) -> Iterator[Row]:
     """Yield the licence of every repository, once each."""
     places = [("model", place) for _, place in parts_of(study)]
     places += [("dataset", place) for place in (study.pairs, getattr(study.sae, "corpus", None))]
     by_repo = {place.repo: (kind, place) for kind, place in places if getattr(place, "repo", None)}
     for repo, (kind, place) in by_repo.items():
-        yield Row("agreement", licence_of(place, kind), repo)
+        try:
+            yield Row("agreement", licence_of(place, kind), repo)
+        except StudyError as error:
+            gated = "is gated" in str(error)
+            yield Row(
+                "agreement", "gated: accept its agreement first" if gated else "not known", f"{repo}, {told_once(error, told)}"
+            )
 
 
 def licence_of(place: Place, kind: str) -> str:
-    """Return the licence that the hub states, and whether an agreement must be accepted first."""
+    """Return the licence that the hub states, and whether it is gated. Raises StudyError if the hub does not say."""
     from huggingface_hub import HfApi
 
     revision = None if place.revision == "latest" else place.revision
-    try:
-        with naming_hub_errors(place):
-            info = patiently(lambda: HfApi().repo_info(place.repo, repo_type=kind, revision=revision))
-    except StudyError as error:
-        if "is gated" in str(error):
-            return "gated: accept its agreement first"
-        return f"not known ({str(error).partition(': ')[2]})"
+    with naming_hub_errors(place):
+        info = patiently(lambda: HfApi().repo_info(place.repo, repo_type=kind, revision=revision))
     stated = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return (", ".join(stated) or "no licence stated") + ("; gated" if info.gated else "")
 
 
 def time_rows(study: Study, width: int) -> Iterator[Row]:
-    n, total = n_pairs(study), 0.0
+    n, total, known = n_pairs(study), 0.0, True
     n_images = n * (1 + len(study.models)) + costs.n_corpus(study) + (study.training_corpus.n if study.training_corpus else 0)
     tasks = [(model.label, "its", model.parts.values(), n, partial(costs.seconds_per_image, model)) for model in study.pipelines]
     tasks.append(("tokens", "the backbone's", [study.backbone], n_images, partial(costs.seconds_of_tokens, study)))
@@ -93,6 +110,7 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
             total += each * number
             yield Row(f"time, {what}", duration(each * number), f"{1 / each:.2g} images per second")
         else:
+            known = False
             yield Row(f"time, {what}", "not known yet", f"{whose} weights are not here")
     if isinstance(study.sae, SAEConfig):
         own, again = costs.seconds_of_training(study.sae, width), trained_again(study)
@@ -101,7 +119,9 @@ def time_rows(study: Study, width: int) -> Iterator[Row]:
         if again:
             yield Row("time, SAEs for comparison", duration(others), f"{len(again)} trainings")
         total += own + others
-    yield Row("time in all", duration(total), "of what is known, at the speed of a short run")
+    note = "at the speed of a short run"
+    spent = f"{duration(total)} of what is known, {note}" if total else "`make fetch` gets the weights"
+    yield Row("time in all", duration(total), note) if known else Row("time in all", "not known", spent)
 
 
 def trained_again(study: Study) -> set[SAEConfig]:

@@ -17,20 +17,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, naming_full_disk
 from blindspots_lib.core.config import TrainedSAE, contents
-from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.errors import StudyError, first_line
 from blindspots_lib.core.hub import fetch_file, hashes, weights_fingerprint
+from blindspots_lib.sae.dictionaries import DenseArchetypalDictionary
 from blindspots_lib.sae.model import TopKSAE
 
 ENCODER = "encoder.final_block.0"
 NORM = "encoder.final_block.1"
 ARCHETYPAL = ("dictionary.W", "dictionary.C", "dictionary.Relax")
 FREE = "dictionary._weights"
-IMPORT = Stage("import", 1)
+IMPORT = Stage("import", 2)
+ROWS = 256  # rows of W that are multiplied at a time
 BATCH_NORM_EPS = 1e-5  # torch's default, which Overcomplete keeps
 
 
@@ -47,8 +50,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except StudyError:
         raise
     except Exception as error:  # safetensors, zip and torch raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudyError(f"{path}: not readable as tensors ({reason}); is the file whole?") from None
+        raise StudyError(f"{path}: not readable as tensors ({first_line(error)}); is the file whole?") from None
     if isinstance(content, Inert):
         return tensors_of(content.__dict__.get("_modules", {}).get("module", content))  # DataParallel holds one module
     state = content.get("state_dict", content) if isinstance(content, dict) else content
@@ -96,7 +98,7 @@ def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
 
 
 def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = None, radius: float = 1.0) -> TopKSAE:
-    """Read an SAE of Overcomplete from its state dict; codes, reconstructions and dictionary stay the same.
+    """Read an SAE of Overcomplete from its state dict; codes, reconstructions and atoms stay the same, W is multiplied out.
 
     With top_k None, codes at or above BatchTopK's running threshold are kept; it is read from the file, unless `threshold` gives
     it. `radius` is the bound of the relaxation in training (Overcomplete's delta). Raises StudyError, with what was expected
@@ -113,12 +115,11 @@ def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = N
     n_concepts, d = state[f"{ENCODER}.weight"].shape
     scale = state.get("dictionary.multiplier", torch.zeros(())).float().exp()
     if FREE in state:
-        sae = TopKSAE(d, n_concepts, top_k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
-        dictionary = {"free_atoms": scale * F.normalize(state[FREE].float(), dim=1)}
+        atoms = scale * F.normalize(state[FREE].float(), dim=1)
     else:
         w, c, relaxation = (state[name] for name in ARCHETYPAL)
-        sae = TopKSAE(d, n_concepts, top_k, len(c), relaxation_radius=radius * scale.item(), concept_norm=layer_norm)
-        dictionary = {"weights": w, "candidates": scale * c.float(), "relaxation": scale * relaxation.float()}
+        atoms = archetypal_atoms(w, scale * c.float(), scale * relaxation.float(), radius * scale.item())
+    sae = TopKSAE(d, n_concepts, top_k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
     weight, bias = state[f"{ENCODER}.weight"].float(), state[f"{ENCODER}.bias"].float()
     normed = {}
     if layer_norm:
@@ -129,11 +130,8 @@ def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = N
         weight, bias = weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
     sae.load_state_dict({
         "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()),
-        "threshold": torch.as_tensor(0.0 if top_k else threshold), **normed,
-        **{f"dictionary.{key}": value for key, value in dictionary.items()},
+        "threshold": torch.as_tensor(0.0 if top_k else threshold), "dictionary.free_atoms": atoms, **normed,
     })  # fmt: skip
-    if FREE not in state:
-        sae.dictionary.project()  # Overcomplete projects when it builds the dictionary, not when it saves
     return sae.eval()
 
 
@@ -160,13 +158,20 @@ def check_layout(state: Mapping[str, Tensor], name: str) -> None:
 
 
 @torch.no_grad()
-def frozen(sae: TopKSAE) -> TopKSAE:
-    """Return the same SAE with free atoms W C + Lambda: enough to use it, without gigabytes of W."""
-    atoms = sae.dictionary.atoms().detach()
-    free = TopKSAE(sae.d, sae.n_concepts, sae.top_k, n_candidates=1, dictionary="free", concept_norm=sae.norm is not None)
-    kept = {key: value for key, value in sae.state_dict().items() if not key.startswith("dictionary.")}
-    free.load_state_dict({**kept, "dictionary.free_atoms": atoms})
-    return free.eval()
+def archetypal_atoms(
+    w: Float[Tensor, "k c"], c: Float[Tensor, "c d"], relaxation: Float[Tensor, "k d"], radius: float
+) -> Float[Tensor, "k d"]:
+    """Return W C + Lambda, both projected, from a few rows of W at a time: W has gigabytes, and is read from the file here."""
+    some = DenseArchetypalDictionary(ROWS, *c.shape, radius)
+    some.candidates.copy_(c)
+    atoms = torch.empty(relaxation.shape)
+    for start in range(0, len(w), ROWS):
+        rows = w[start : start + ROWS]
+        some.weights[: len(rows)] = rows
+        some.relaxation[: len(rows)] = relaxation[start : start + ROWS]
+        some.project()  # Overcomplete projects when it builds the dictionary, not when it saves
+        atoms[start : start + ROWS] = some.atoms(slice(0, len(rows)))
+    return atoms
 
 
 def imported_artifact(workspace: Workspace, config: TrainedSAE) -> Artifact:
@@ -175,16 +180,24 @@ def imported_artifact(workspace: Workspace, config: TrainedSAE) -> Artifact:
     return Artifact(workspace, "saes/imported", IMPORT, contents(config, "path", "seed"), inputs)
 
 
+def check_trained(config: TrainedSAE) -> Path:
+    """Return the file of a trained SAE. Raises StudyError if it cannot be imported; its tensors are not read for that."""
+    path = fetch_file(config)
+    state = read_weights(path)
+    check_layout(state, str(path))
+    if (found := len(state[f"{ENCODER}.weight"])) != config.n_concepts:
+        raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {found}; correct it in the study")
+    return path
+
+
 def import_sae(workspace: Workspace, config: TrainedSAE) -> Artifact:
     """Store a trained SAE in this project's format. Raises StudyError if its size is not what the study says."""
     artifact = imported_artifact(workspace, config)
     if artifact.is_complete():
         return artifact
+    path = check_trained(config)
     artifact.begin()
-    path = fetch_file(config)
-    sae = frozen(read_overcomplete(path, config.top_k, config.threshold))
-    if sae.n_concepts != config.n_concepts:
-        raise StudyError(f"sae.n_concepts = {config.n_concepts}: {path} has {sae.n_concepts}; correct it in the study")
+    sae = read_overcomplete(path, config.top_k, config.threshold)
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
     artifact.finish(n_concepts=sae.n_concepts, d=sae.d, files=hashes(config))

@@ -1,5 +1,6 @@
 """The SAE training loop: start at the candidates, minimize the reconstruction error with AdamW, revive dead concepts."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Worksp
 from blindspots_lib.core.config import SAEConfig, contents
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.parallel import n_side_by_side, side_by_side
-from blindspots_lib.models.loading import conditions
+from blindspots_lib.models.loading import conditions, naming_full_gpu
 from blindspots_lib.models.tokens import TokenSource
 from blindspots_lib.sae.batches import TrainingTokens
 from blindspots_lib.sae.gradients import sae_gradients
@@ -116,7 +117,14 @@ class Trainer:
         """Write a checkpoint, without copying the tensors."""
         numbers = {"n_steps": self.optimizer.n_steps, "variance": self.variance, "history": self.history}
         with artifacts.replacing(path) as partial:
-            save_file(self.tensors(), partial, metadata={"numbers": json.dumps(numbers)})
+            save_file(self.tensors(), partial, metadata={"numbers": json.dumps(numbers), "sha256": self.checksum()})
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of all tensors, 16 hexadecimal digits."""
+        found = hashlib.sha256()
+        for _, tensor in sorted(self.tensors().items()):
+            found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return found.hexdigest()[:16]
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
@@ -125,9 +133,11 @@ class Trainer:
             with safe_open(path, "pt") as file:
                 for name, tensor in self.tensors().items():
                     tensor.copy_(file.get_tensor(name))
-                numbers = json.loads(file.metadata()["numbers"])
+                numbers, known = json.loads(file.metadata()["numbers"]), file.metadata().get("sha256")
         except (SafetensorError, OSError) as error:
             raise StudyError(f"{path}: not a whole checkpoint ({error}); delete it and train again") from None
+        if known and known != self.checksum():
+            raise StudyError(f"{path}: has other content than when it was written; delete it and train again")
         self.optimizer.n_steps, self.variance, self.history = numbers["n_steps"], numbers["variance"], numbers["history"]
 
 
@@ -138,6 +148,7 @@ def make_sae(d: int, config: SAEConfig) -> TopKSAE:
     )
 
 
+@naming_full_gpu("SAE", "; lower sae.batch_size or set dictionary: local")
 def train_sae(
     tokens: TrainingTokens, config: SAEConfig, start: Start, checkpoint: Path, halt: Event | None = None
 ) -> tuple[TopKSAE, list[dict]]:

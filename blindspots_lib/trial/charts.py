@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blindspots_lib.data.scenes import OBJECTS
-from blindspots_lib.figures.style import GRADIENT, INK, QUIET, model_colour, panels
+from blindspots_lib.figures.style import GRADIENT, INK, QUIET, literal, model_colour, panels
 from blindspots_lib.trial.methods import RA_SAE
 from blindspots_lib.trial.metrics import SIDES, Measure, over_seeds
 from blindspots_lib.trial.scorecard import COPY_SCORES, HIGH_DISCREPANCY
@@ -52,7 +52,7 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
                 draw_dots(axis, kinds, measures, place + shift, label=f"planted as {side}, {over}", **style)
             axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
         axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
-        axis.set(xlim=(0, 1.02), title=model.label, xlabel="average precision")
+        axis.set(xlim=(0, 1.02), title=literal(model.label), xlabel="average precision")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
@@ -88,7 +88,9 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, 
         axis.text(
             0.03, 0.97, f"ρ = {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]", transform=axis.transAxes, va="top", fontsize=8
         )
-        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=model.label, xlabel="true change f′ / (f + f′), by the oracle")
+        axis.set(
+            xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), title=literal(model.label), xlabel="true change f′ / (f + f′), by the oracle"
+        )
     axes[0].set_ylabel("δ by the concepts matched to it")
     axes[0].legend(fontsize=7.5, loc="lower right")
     return figure, numbers
@@ -104,7 +106,7 @@ def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figu
             offset = 0.14 * (number - (len(models) - 1) / 2)
             measures = [card[model.name][f"{short}_{measure}"] for short in COPY_SCORES.values()]
             colour = model_colour(trial.study, model.name)
-            draw_dots(axis, list(COPY_SCORES), measures, offset, fmt="o", color=colour, label=model.label)
+            draw_dots(axis, list(COPY_SCORES), measures, offset, fmt="o", color=colour, label=literal(model.label))
         axis.set(xlabel=label, xlim=(None, 1.02))
     axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
     axes[1].legend(fontsize=7.5)
@@ -121,7 +123,7 @@ def plot_noise(trial: Trial) -> Figure:
             rows = table[table["noisy"] == noisy]
             axis.plot(rows["energy_distance"], rows["agreement"], ".", color=colour, markersize=4, label=label)
         axis.axvline(table["energy_distance"].quantile(HIGH_DISCREPANCY), color=QUIET, linestyle=":", linewidth=1)
-        axis.set(title=model.label, xlabel="energy distance ‖ξ(x′) − ξ(x)‖₂")
+        axis.set(title=literal(model.label), xlabel="energy distance ‖ξ(x′) − ξ(x)‖₂")
     axes[0].set_ylabel("caption–image agreement (CLIP cosine)")
     axes[0].legend(fontsize=7.5, loc="lower left")
     return figure

@@ -11,9 +11,9 @@ from PIL.Image import Image
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import Weights
 from blindspots_lib.core.hub import fetch, weights_fingerprint
-from blindspots_lib.core.storage import fill_shards, open_array, read_shard, save_array, shards_of
+from blindspots_lib.core.storage import fill_shards, read_arrays, read_shard, save_array, shards_of
 from blindspots_lib.data.embed import embed_shards
-from blindspots_lib.models.loading import conditions
+from blindspots_lib.models.loading import conditions, load_whole
 
 CLIP, BATCH = Stage("CLIP", 1), 100
 
@@ -25,7 +25,7 @@ class ClipEncoder:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         place = fetch(weights)
-        self.clip = CLIPModel.from_pretrained(place, use_safetensors=True).eval()
+        self.clip = load_whole(CLIPModel, "clip", place).eval()
         self.tokenizer, self.processor = CLIPTokenizer.from_pretrained(place), CLIPImageProcessor.from_pretrained(place)
 
     def images(self, images: Iterable[Image]) -> Float[np.ndarray, "n d"]:
@@ -81,7 +81,7 @@ def embed_captions(workspace: Workspace, clip: Weights, pairs: Artifact) -> Arti
 
 
 def open_vectors(artifact: Artifact) -> Float[np.ndarray, "n d"]:
-    return np.concatenate([open_array(path) for path in sorted(artifact.folder.glob("shard-*.npy"))]).astype(np.float32)
+    return read_arrays(artifact).astype(np.float32)
 
 
 def agreement(images: Float[np.ndarray, "n d"], captions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:

@@ -6,7 +6,6 @@ A direction is what a method measures: a concept of an SAE, a k-means cell, a pr
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +13,7 @@ from jaxtyping import Float
 
 from blindspots_lib.analysis.descriptors import image_descriptor
 from blindspots_lib.analysis.energies import encode_images
-from blindspots_lib.analysis.statistics import image_energies
+from blindspots_lib.analysis.statistics import ShardCodes, image_energies
 from blindspots_lib.core.artifacts import Artifact
 from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.core.parallel import n_side_by_side, side_by_side
@@ -34,7 +33,8 @@ SAMPLE = 60_000  # number of tokens that baselines are fitted to
 RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
 PROBE, ORACLE = "supervised probe", "oracle"  # upper bounds, not rivals: they are given the ground truth
 
-Reduce = Callable[[np.ndarray, np.ndarray, int], sp.csr_matrix]  # indices, values, K -> (images, directions)
+CodesOfAll = Mapping[str, list[ShardCodes]]  # the codes of all tokens by one SAE: of "real" and the models, shard by shard
+Reduce = Callable[[ShardCodes], sp.csr_matrix]  # (images, directions)
 
 
 def judged_config(study: Study, seed: int, dictionary: str | None = None) -> SAEConfig:
@@ -46,13 +46,6 @@ def judged_config(study: Study, seed: int, dictionary: str | None = None) -> SAE
 def rival_configs(study: Study) -> list[SAEConfig]:
     """Return the SAEs on trial: per seed one with and one without the archetypal constraint."""
     return [judged_config(study, seed, dictionary) for seed in study.validation.seeds for dictionary in (None, "free")]
-
-
-class CodesOfAll(NamedTuple):
-    """The codes of all tokens by one SAE."""
-
-    n_concepts: int
-    shards: Mapping[str, list[tuple[np.ndarray, np.ndarray]]]  # "real" and the models -> indices and values, (b, t, a) each
 
 
 @dataclass(frozen=True)
@@ -107,23 +100,22 @@ class Methods:
         places = [(source, index) for source, tokens in self.tokens.items() for index in range(len(tokens))]
         shards = {source: [] for source in self.tokens}
 
-        def encode(place: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+        def encode(place: tuple[str, int]) -> ShardCodes:
             return encode_images(sae, np.asarray(self.tokens[place[0]].shard(place[1])))
 
         with side_by_side(encode, places, n_side_by_side()) as encoded:
             for (source, _), codes in zip(places, encoded, strict=True):
                 shards[source].append(codes)
-        return CodesOfAll(config.n_concepts, shards)
+        return shards
 
     def amounts(self, codes: CodesOfAll, tokens: str | None = None, reduce: Reduce = image_energies) -> AmountsOfAll:
         """Return the energies of all images from their codes, over the study's choice of tokens or another."""
         chosen = self.tokens["real"].layout.selection(tokens or self.study.analysis.tokens)
 
-        def of_source(shards) -> sp.csr_matrix:
-            parts = [reduce(indices[:, chosen], values[:, chosen], codes.n_concepts) for indices, values in shards]
-            return sp.vstack(parts, format="csr")
+        def of_source(shards: list[ShardCodes]) -> sp.csr_matrix:
+            return sp.vstack([reduce(shard.over(chosen)) for shard in shards], format="csr")
 
-        return {source: of_source(shards)[self.rows[source]] for source, shards in codes.shards.items()}
+        return {source: of_source(shards)[self.rows[source]] for source, shards in codes.items()}
 
     @cached_property
     def global_scores(self) -> dict[str, GlobalScores]:
@@ -136,4 +128,4 @@ class Methods:
 
 
 def patch_tokens(source: TokenSource) -> Float[np.ndarray, "n t d"]:
-    return np.concatenate([shard[:, source.layout.patches] for shard in source])
+    return np.concatenate([np.array(shard[:, source.layout.patches]) for shard in source])  # copies: a shard is an open file

@@ -10,9 +10,9 @@ from PIL.Image import Image
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import Weights
 from blindspots_lib.core.hub import fetch, weights_fingerprint
-from blindspots_lib.core.storage import open_array
+from blindspots_lib.core.storage import read_arrays
 from blindspots_lib.data.embed import embed_shards
-from blindspots_lib.models.loading import conditions
+from blindspots_lib.models.loading import conditions, load_whole
 
 VERDICTS, BATCH = Stage("verdicts", 1), 250
 
@@ -42,7 +42,7 @@ def judge_images(workspace: Workspace, oracle: Weights, source: str, images: Art
     if artifact.is_complete():
         return artifact
     artifact.begin(conditions("float32", "transformers"))
-    classifier = ResNetForImageClassification.from_pretrained(fetch(oracle), use_safetensors=True).eval()
+    classifier = load_whole(ResNetForImageClassification, "oracle", fetch(oracle)).eval()
 
     def judge(images: Sequence[Image]) -> Float[np.ndarray, "b labels"]:
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
@@ -55,5 +55,4 @@ def judge_images(workspace: Workspace, oracle: Weights, source: str, images: Art
 
 
 def open_verdicts(artifact: Artifact) -> Verdicts:
-    parts = [open_array(path) for path in sorted(artifact.folder.glob("shard-*.npy"))]
-    return Verdicts(np.concatenate(parts).astype(np.float64), artifact.facts["labels"])
+    return Verdicts(read_arrays(artifact).astype(np.float64), artifact.facts["labels"])
