@@ -14,7 +14,8 @@ import torch
 from benchmarks import encoding, growth, pairs, training_steps
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
-from blindspots_lib.core.artifacts import code_revision, read_json, write_json
+from blindspots_lib.core.artifacts import code_revision
+from blindspots_lib.core.files import read_json, write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 
 FOLDER = Path(os.environ.get("BLINDSPOTS_RUNS", PROJECT_ROOT / "runs")) / "bench"

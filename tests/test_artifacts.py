@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from blindspots_lib.core import artifacts
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, faults_of, read_json, replacing
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, faults_of
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import read_json, replacing
 
 
 @pytest.fixture
@@ -162,7 +163,8 @@ def test_large_files_are_read_only_by_a_deep_look(artifact, monkeypatch):
 KILLS = """
 import os, signal
 from pathlib import Path
-from blindspots_lib.core.artifacts import HEADER, Artifact, Stage, Workspace, read_json
+from blindspots_lib.core.artifacts import HEADER, Artifact, Stage, Workspace
+from blindspots_lib.core.files import read_json
 
 def artifact(n, folder):
     return Artifact(Workspace("one", folder, 0), "parts/out", Stage("test", 1), {"n": n}, {})

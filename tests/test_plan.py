@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from standin_hub import COMMIT
 
 from blindspots_lib.core import artifacts
+from blindspots_lib.core.files import holding
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.storage import shards_of
 from blindspots_lib.core.study import load_study
@@ -75,11 +76,11 @@ def test_a_deep_check_names_the_damaged_file_of_any_size_and_its_stage(write_stu
 def test_a_second_process_on_a_study_ends_with_one_line_that_names_the_first(write_study):
     study_file = write_study()
     folder = load_study(str(study_file)).folder
-    with artifacts.holding(folder):
+    with holding(folder):
         done = command("figures", study_file)
     assert done.returncode == 1
     assert done.stderr == f"error: {folder}: process {os.getpid()} is running this study; wait until it ends, or end it\n"
-    with artifacts.holding(folder):  # the first has ended
+    with holding(folder):  # the first has ended
         pass
 
 

@@ -261,7 +261,7 @@ def corpus_of(study):
 
 FROM_THE_HUB = """
 import os
-from blindspots_lib.core.artifacts import read_json
+from blindspots_lib.core.files import read_json
 from blindspots_lib.data.pairs import ImageStore, read_pair_table
 from blindspots_lib.data.collect import collect_corpus, collect_pairs
 from blindspots_lib.core.study import load_study

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float, Float16, Int
 
 from blindspots_lib.analysis.statistics import ConceptStats, ShardCodes, blocks_of, image_energies
-from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace, fingerprint_of, replacing, shard_path
+from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace, shard_path
 from blindspots_lib.core.config import Analysis
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import fingerprint_of, replacing
 from blindspots_lib.core.storage import fill_shards, open_array, save_array
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.models.loading import conditions, device_kind, naming_full_gpu

@@ -14,8 +14,9 @@ from jaxtyping import Int
 from blindspots_lib.analysis.delta import concept_table
 from blindspots_lib.analysis.energies import Energies, TokenCodes, load_energies, statistics_artifact
 from blindspots_lib.analysis.memorization import Neighbours, datapoint_table, distance_in_place
-from blindspots_lib.core.artifacts import Artifact, Stage, replacing
+from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import contents
+from blindspots_lib.core.files import replacing
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.pairs import ImageStore, PairTable, complete_pairs, read_pair_table
 

@@ -14,8 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Float16, Float32, Int, UInt32
 
-from blindspots_lib.core.artifacts import replacing
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import replacing
 
 LIMBS = (2.0**32, 1.0, 2.0**-32, 2.0**-64)  # units of the integers that add up to a sum
 EXACT = 2**21  # numbers summed at a time: if each is below 2^32, the sum is below 2^53, exact in float64

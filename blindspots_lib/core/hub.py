@@ -11,9 +11,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from blindspots_lib.core import artifacts
 from blindspots_lib.core.config import Place, TrainedSAE, Weights
 from blindspots_lib.core.errors import StudyError, first_line
+from blindspots_lib.core.files import (
+    file_fingerprint,
+    fingerprint_of,
+    folder_fingerprint,
+    naming_full_disk,
+    read_json,
+    write_json,
+)
 from blindspots_lib.core.paths import resolve
 
 PLAIN = (".json", ".txt", ".model")  # configurations and vocabularies
@@ -47,12 +54,12 @@ def fetch_config(weights: Weights) -> dict[str, Any]:
         path = fetch(weights) / "config.json"
         if not path.exists():
             raise StudyError(f"{path}: no such file; is that a model's folder?")
-        return artifacts.read_json(path)
+        return read_json(path)
     inside = f"{weights.subfolder}/config.json" if weights.subfolder else "config.json"
     files = [file for file in remembered(weights) or files_of(weights) if file.path == inside]
     if not files:
         raise StudyError(f"{weights.title}: has no {inside}; correct repo and subfolder")
-    return artifacts.read_json(download(weights, files, checked=False) / inside)
+    return read_json(download(weights, files, checked=False) / inside)
 
 
 def fetch_file(place: TrainedSAE) -> Path:
@@ -73,7 +80,7 @@ def obtain(place: Place, bar: tqdm | None = None) -> Path:
     files = known or files_of(place)
     folder = download(place, files, checked=known is not None, bar=bar)
     if known is None:
-        artifacts.write_json(record_path(place), [file._asdict() for file in files])
+        write_json(record_path(place), [file._asdict() for file in files])
     return folder
 
 
@@ -82,8 +89,8 @@ def weights_fingerprint(weights: Weights | TrainedSAE) -> str:
     said = weights.model_dump(include={"repo", "revision", "variant", "subfolder", "file"}, exclude_none=True)
     if weights.path:
         path = fetch_file(weights) if isinstance(weights, TrainedSAE) else resolve(weights.path)
-        said["content"] = artifacts.file_fingerprint(path) if path.is_file() else artifacts.folder_fingerprint(path)
-    return artifacts.fingerprint_of(said)
+        said["content"] = file_fingerprint(path) if path.is_file() else folder_fingerprint(path)
+    return fingerprint_of(said)
 
 
 def hashes(place: Weights | TrainedSAE) -> dict[str, str]:
@@ -144,7 +151,7 @@ def record_path(place: Place) -> Path:
 
     named = place.model_dump(include={"variant", "subfolder", "file"}, exclude_none=True)
     folder = Path(constants.HF_HOME) / "blindspots" / place.repo.replace("/", "--")
-    return folder / f"{place.revision}-{artifacts.fingerprint_of(named)}.json"
+    return folder / f"{place.revision}-{fingerprint_of(named)}.json"
 
 
 def remembered(place: Place) -> list[RemoteFile] | None:
@@ -172,7 +179,7 @@ def download(place: Place, files: list[RemoteFile], checked: bool, bar: tqdm | N
         kind = silent(bar)
         for file in missing:
             before = bar.n
-            with naming_hub_errors(place, file.path), artifacts.naming_full_disk(record_path(place)):
+            with naming_hub_errors(place, file.path), naming_full_disk(record_path(place)):
                 path = patiently(
                     lambda file=file: hf_hub_download(place.repo, file.path, revision=place.revision, tqdm_class=kind)
                 )

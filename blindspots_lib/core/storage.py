@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from blindspots_lib.core.artifacts import Artifact, replacing, shard_path
+from blindspots_lib.core.artifacts import Artifact, shard_path
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import replacing
 
 Part = TypeVar("Part")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, read_json, shard_path, write_json
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
 from blindspots_lib.core.config import FolderPairs, ImageCorpus, Pairs, SceneCorpus, ScenePairs, contents
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import read_json, write_json
 from blindspots_lib.core.storage import read_shard, shards_of, write_shard
 from blindspots_lib.data.images import UnusableImage, shrunk
 from blindspots_lib.data.pairs import generation_schema, pair_schema

@@ -16,8 +16,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from blindspots_lib.core import config as parts
-from blindspots_lib.core.artifacts import Artifact, file_fingerprint, listing_fingerprint, read_json, write_json
+from blindspots_lib.core.artifacts import Artifact
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import file_fingerprint, listing_fingerprint, read_json, write_json
 from blindspots_lib.core.hub import naming_hub_errors, patiently
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.data.downloads import download_in_order, fetch_image

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.core import artifacts
-from blindspots_lib.core.artifacts import Fingerprinted, replacing
+from blindspots_lib.core.artifacts import Fingerprinted
+from blindspots_lib.core.files import file_fingerprint, replacing, write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import Study
 
@@ -80,12 +81,12 @@ def save_figure(
         figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
         with replacing(folder / f"{name}.pdf") as partial_file:
             figure.savefig(partial_file, format="pdf", metadata={"CreationDate": None})
-    artifacts.write_json(folder / f"{name}.json", {
+    write_json(folder / f"{name}.json", {
         "figure": name, "function": f"{drawn_by.__module__.removeprefix('blindspots_lib.')}.{drawn_by.__name__}",
         "notebook": notebook, "study": study.name, "title": study.title, "replica": study.replica,
         "parameters": study.model_dump(mode="json"), "seeds": dict(seeds), "inputs": dict(inputs), "numbers": numbers or {},
         "revision": artifacts.code_revision(), "python": platform.python_version(),
-        "packages": artifacts.package_versions(*PACKAGES), "lock": artifacts.file_fingerprint(PROJECT_ROOT / "requirements.lock"),
+        "packages": artifacts.package_versions(*PACKAGES), "lock": file_fingerprint(PROJECT_ROOT / "requirements.lock"),
     })  # fmt: skip
 
 

@@ -3,9 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, fingerprint_of, listing_fingerprint
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import ExternalImages, contents
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import fingerprint_of, listing_fingerprint
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.core.storage import fill_shards, read_shard, shards_of
 from blindspots_lib.data.images import UnusableImage, image_files, shrunk

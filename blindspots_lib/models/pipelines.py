@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from blindspots_lib.core.artifacts import read_json
 from blindspots_lib.core.config import LoRA, Scheduler, TextToImageModel, Weights
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import read_json
 from blindspots_lib.core.hub import fetch
 from blindspots_lib.core.parallel import n_side_by_side
 from blindspots_lib.models.loading import compute_dtype, load_whole, naming_full_gpu, naming_load_errors, quiet

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from blindspots_lib.core.artifacts import file_fingerprint, fingerprint_of, holding, read_json, write_json
 from blindspots_lib.core.config import ExternalImages
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import file_fingerprint, fingerprint_of, holding, read_json, write_json
 from blindspots_lib.core.hub import weights_fingerprint
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import Study, load_study, study_path

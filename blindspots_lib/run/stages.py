@@ -11,9 +11,10 @@ from blindspots_lib.analysis.descriptors import embed_training_corpus
 from blindspots_lib.analysis.energies import compute_energies, energies_artifact, gather_statistics
 from blindspots_lib.analysis.memorization import Neighbours, nearest_training_images
 from blindspots_lib.analysis.results import Results, Sources, keep_table, open_table, tabulate_concepts, tabulate_datapoints
-from blindspots_lib.core.artifacts import Artifact, Stage, fingerprint_of
+from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import ExternalImages, Model, PerfectGenerator, SAEConfig, ScenePairs, TrainedSAE
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import fingerprint_of
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.collect import collect_corpus, collect_pairs, corpus_artifact, pairs_artifact
 from blindspots_lib.data.scene_pairs import are_public

@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, naming_full_disk
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import TrainedSAE, contents
 from blindspots_lib.core.errors import StudyError, first_line
+from blindspots_lib.core.files import naming_full_disk
 from blindspots_lib.core.hub import fetch_file, hashes, weights_fingerprint
 from blindspots_lib.sae.dictionaries import DenseArchetypalDictionary
 from blindspots_lib.sae.model import TopKSAE

@@ -8,9 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace, replacing
+from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace
 from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import replacing
 from blindspots_lib.models.loading import conditions
 from blindspots_lib.models.tokens import TokenSource
 from blindspots_lib.sae.batches import TrainingTokens

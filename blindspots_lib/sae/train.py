@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from blindspots_lib.core import artifacts
 from blindspots_lib.core.artifacts import Artifact, Fingerprinted, Stage, Workspace
 from blindspots_lib.core.config import SAEConfig, contents
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import fingerprint_of, naming_full_disk, replacing, write_json
 from blindspots_lib.core.parallel import n_side_by_side, side_by_side
 from blindspots_lib.models.loading import conditions, naming_full_gpu
 from blindspots_lib.models.tokens import TokenSource
@@ -35,7 +35,7 @@ MAX_NORM = 1.0  # of all gradients together
 def sae_artifact(workspace: Workspace, tokens: Fingerprinted, config: SAEConfig) -> Artifact:
     """Return the output folder of `fit_sae`, one per configuration."""
     content = contents(config, "checkpoint_every", "corpus")
-    path = f"saes/{config.dictionary}-{config.n_concepts}-{config.top_k}-{artifacts.fingerprint_of(content)}"
+    path = f"saes/{config.dictionary}-{config.n_concepts}-{config.top_k}-{fingerprint_of(content)}"
     return Artifact(workspace, path, TRAIN, content, {"tokens": tokens.fingerprint})
 
 
@@ -51,9 +51,9 @@ def fit_sae(workspace: Workspace, tokens: TokenSource, config: SAEConfig, halt: 
     rows = TrainingTokens(tokens, config)
     checkpoint = artifact.folder / "checkpoint.safetensors"
     sae, history = train_sae(rows, config, keep_start(workspace, tokens, config), checkpoint, halt)
-    with artifacts.naming_full_disk(artifact.folder / "model.safetensors"):
+    with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
-    artifacts.write_json(artifact.folder / "history.json", history)
+    write_json(artifact.folder / "history.json", history)
     checkpoint.unlink(missing_ok=True)
     artifact.finish(n_tokens=len(rows), steps=len(history))
     return artifact
@@ -116,7 +116,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write a checkpoint, without copying the tensors."""
         numbers = {"n_steps": self.optimizer.n_steps, "variance": self.variance, "history": self.history}
-        with artifacts.replacing(path) as partial:
+        with replacing(path) as partial:
             save_file(self.tensors(), partial, metadata={"numbers": json.dumps(numbers), "sha256": self.checksum()})
 
     def checksum(self) -> str:

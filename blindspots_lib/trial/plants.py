@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from blindspots_lib.core.artifacts import read_json
 from blindspots_lib.core.config import Model, PerfectGenerator
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import read_json
 from blindspots_lib.core.hub import fetch
 from blindspots_lib.data.scene_pairs import Place
 from blindspots_lib.trial.matching import GROUP

@@ -5,7 +5,7 @@ import pandas as pd
 
 from blindspots_lib.analysis.delta import ranked_deltas
 from blindspots_lib.analysis.distribution import distribution_shape
-from blindspots_lib.core.artifacts import write_json
+from blindspots_lib.core.files import write_json
 from blindspots_lib.trial.methods import RA_SAE
 from blindspots_lib.trial.metrics import (
     SIDES,

@@ -9,8 +9,9 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from blindspots_lib.analysis.results import Results, Sources, fingerprints_of, keep_table, open_table
-from blindspots_lib.core.artifacts import Artifact, Stage, fingerprint_of
+from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import contents
+from blindspots_lib.core.files import fingerprint_of
 from blindspots_lib.core.study import Study
 from blindspots_lib.trial.clip_score import ClipEncoder, agreement, name_concepts, open_vectors, word_scores
 from blindspots_lib.trial.matching import NAMES, amounts_of_truths, match_concepts
