@@ -292,3 +292,9 @@ def test_check_names_a_single_pair(make_study, tmp_path, source):
         changes = {"pairs": pairs | ({"n": 1} if source == "first of a folder" else {})}
     (fault,) = check(make_study(changes))
     assert fault == "pairs: 1 is too few; a study needs at least 2 pairs, so add some"
+
+
+def test_a_backbone_of_an_unknown_kind_is_named_in_one_short_line(make_study, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit-of-tomorrow", "patch_size": 8}')
+    (fault,) = [fault for fault in check(make_study({"backbone.path": str(tmp_path)})) if "model_type" in fault]
+    assert fault == f"backbone: {tmp_path} has model_type 'vit-of-tomorrow', which transformers does not know; use another"

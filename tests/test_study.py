@@ -40,6 +40,8 @@ def test_every_study_in_the_project_is_valid(path):
         ({"validation": TRIAL["validation"]}, ["validation", "perfect generator"]),
         (TRIAL | {"validation.seeds": [1]}, ["validation.seeds", "at least 2"]),
         ({"backbone.crop": 128}, ["backbone.crop = 128", "backbone.resize = 64"]),
+        ({"sae.learning_rate": float("inf")}, ["sae.learning_rate = inf", "finite"]),
+        ({"models.0.guidance": float("nan")}, ["models.0.guidance = nan", "finite"]),
         ({"sae.corpus": {"path": "a", "store_side": 63}}, ["sae.corpus.store_side = 63", "at least backbone.resize = 64"]),
     ],
 )

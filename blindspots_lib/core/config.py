@@ -9,7 +9,7 @@ TAGS = {"scenes", "folder", "dataset", "webdataset", "links", "image-corpus", "p
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False):
         """As in pydantic, but a key that the part does not have is an error, not ignored."""

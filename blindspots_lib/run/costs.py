@@ -45,9 +45,15 @@ def n_rows(folder: str) -> int:
 
 def token_shape(study: Study) -> tuple[int, int]:
     """Return tokens per image and features per token by the backbone's config. Raises StudyError if the crop does not fit."""
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    config = AutoConfig.for_model(**fetch_config(study.backbone))  # with the defaults of its class
+    stated = fetch_config(study.backbone)
+    if stated.get("model_type") not in CONFIG_MAPPING:
+        kind = stated.get("model_type")
+        raise StudyError(
+            f"backbone: {study.backbone.title} has model_type {kind!r}, which transformers does not know; use another"
+        )
+    config = AutoConfig.for_model(**stated)  # with the defaults of its class
     config = getattr(config, "vision_config", config)
     crop, patch = study.backbone.crop, getattr(config, "patch_size", None)
     if not isinstance(patch, int) or crop % patch:
