@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -217,6 +218,16 @@ def test_failing_notebook_is_one_line_and_its_copy_is_kept(write_study, tmp_path
     with pytest.raises(StudyError, match=message):
         notebooks.run_notebook(load_study(str(study_file)), study_file, notebook, tmp_path / "executed")
     assert [path.name for path in (tmp_path / "executed").iterdir()] == ["failed-bad.ipynb"]
+
+
+def test_a_full_disk_under_papermill_is_one_line(write_study, tmp_path, monkeypatch):
+    def execute(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    study_file, notebook = write_study(), notebook_file(tmp_path / "any.ipynb", "pass")
+    with pytest.raises(StudyError, match=r"failed-any.ipynb: the disk is full .*finished work is kept"):
+        notebooks.run_notebook(load_study(str(study_file)), study_file, notebook, tmp_path / "executed")
 
 
 def test_notebook_without_parameters_is_refused(write_study, tmp_path):

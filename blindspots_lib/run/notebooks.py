@@ -10,7 +10,7 @@ from typing import Any
 
 from blindspots_lib.core.config import ExternalImages
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.core.files import file_fingerprint, fingerprint_of, holding, read_json, write_json
+from blindspots_lib.core.files import file_fingerprint, fingerprint_of, holding, naming_full_disk, read_json, write_json
 from blindspots_lib.core.hub import weights_fingerprint
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import Study, load_study, study_path
@@ -75,10 +75,11 @@ def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"failed-{notebook.name}"
     try:
-        papermill.execute_notebook(
-            notebook, failed, parameters={"study_file": str(study_file.resolve())}, cwd=PROJECT_ROOT, kernel_name="python3",
-            progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )  # fmt: skip
+        with naming_full_disk(failed):
+            papermill.execute_notebook(
+                notebook, failed, parameters={"study_file": str(study_file.resolve())}, cwd=PROJECT_ROOT, kernel_name="python3",
+                progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "StudyError":
             raise StudyError(error.evalue) from None
