@@ -64,7 +64,7 @@ miniatures: $(READY) ## train the miniature models again (a day on a CPU, resume
 	@echo "weights and cards are in miniatures/weights; next: make figures"
 
 clean: ## remove what the studies made (runs/), except the checkpoints of `make miniatures`
-	@find runs -mindepth 1 -maxdepth 1 ! -name miniatures -exec rm -rf {} + 2>/dev/null; true
+	@[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 ! -name miniatures -exec rm -rf {} +
 
 clean-superseded: ## remove outputs of STUDY that were set aside because they were made again
 	rm -rf "runs/$(basename $(notdir $(STUDY)))/superseded"
