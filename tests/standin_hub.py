@@ -19,6 +19,9 @@ class StandinHub:
 
     An answer is a status, "cut" (the connection ends half-way), "wrong" (the content is not what its hash says), used up
     one by one; then the file is served as it is.
+
+    `xet` maps repositories to the status with which their Xet storage answers: their large files are said to lie there, too.
+    A client that does not ask for Xet gets them as from any other repository.
     """
 
     def __init__(self):
@@ -26,6 +29,7 @@ class StandinHub:
         self.gated: set[str] = set()
         self.expired: set[str] = set()  # tokens
         self.faults: dict[str, list] = {}
+        self.xet: dict[str, int] = {}
         self.links: dict[str, tuple] = {}  # /link/<name> -> (status, headers, body)
         self.requests: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Answer,), {"hub": self}))
@@ -76,6 +80,8 @@ class Answer(BaseHTTPRequestHandler):
                 return self.fail(answers.pop(0), path)
         if path.startswith("/link/"):
             return self.send_link(path.removeprefix("/link/"))
+        if match := re.fullmatch(r"/cas/([^/]+/[^/]+)/(.*)", path):
+            return self.send(self.hub.xet[match[1]], b"{}", {})
         if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
             return self.send_api(*match.groups())
         if match := FILE.fullmatch(path):
@@ -111,6 +117,10 @@ class Answer(BaseHTTPRequestHandler):
                        "lastModified": "2026-01-01T00:00:00.000Z"}  # fmt: skip
         elif rest == "auth-check":
             content = {}
+        elif rest.startswith("xet-read-token/") and repo in self.hub.xet:
+            access = {"X-Xet-Cas-Url": f"{self.hub.url}/cas/{repo}", "X-Xet-Access-Token": "pass",
+                      "X-Xet-Token-Expiration": "4000000000"}  # fmt: skip
+            return self.send(200, b"{}", access)
         elif match := re.fullmatch(r"tree/[^/]+(?:/(.*))?", rest):
             inside = f"{match[1]}/" if match[1] else ""
             content = [f for f in files if f["path"].startswith(inside)]
@@ -146,6 +156,10 @@ class Answer(BaseHTTPRequestHandler):
         etag = f'"{facts["lfs"]["oid"] if "lfs" in facts else facts["oid"]}"'
         if "lfs" in facts and place != "cdn":
             linked = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": etag, "X-Linked-Size": str(len(content))}
+            if repo in self.hub.xet:
+                route = f"{self.hub.url}/api/{kind or 'models/'}{repo}/xet-read-token/{COMMIT}"
+                linked |= {"X-Xet-Hash": facts["lfs"]["oid"], "X-Xet-Refresh-Route": route,
+                           "Link": f'<{route}>; rel="xet-auth"'}  # fmt: skip
             elsewhere = f"http://localhost:{self.hub.server.server_port}/{kind or ''}{repo}/cdn/{path}"  # another host's name
             return self.send(302, b"", {"Location": elsewhere, **linked})
         headers = {"ETag": etag, "Accept-Ranges": "bytes"} | ({} if place == "cdn" else {"X-Repo-Commit": COMMIT})

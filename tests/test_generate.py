@@ -1,3 +1,4 @@
+import multiprocessing
 import shutil
 from threading import Barrier, Lock
 
@@ -5,9 +6,11 @@ import numpy as np
 import pytest
 from conftest import pairs_of
 
+from blindspots_lib.core import parallel
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.storage import read_shard, shards_of
+from blindspots_lib.core.study import load_study
 from blindspots_lib.data.collect import collect_pairs
 from blindspots_lib.data.images import decode_image
 from blindspots_lib.data.pairs import read_pair_table
@@ -101,6 +104,31 @@ def test_killed_generation_makes_no_image_twice_and_ends_with_the_same_bytes(
     assert len(made) == 4
     assert {path.name: path.read_bytes() for path in shards_of(resumed)} == expected
     assert {path.name for path in folder.iterdir()} == {*expected, "header.json"}
+
+
+def test_a_process_per_gpu_makes_the_same_bytes_and_one_that_dies_costs_nothing(make_study, tmp_path, monkeypatch):
+    one = make_study().model("sd15").model_copy(update={"batch_size": 2})
+    study = make_study({"pairs.n": 10, "pairs.shard_size": 3, "models": [one.model_dump(mode="json")]})
+    whole = generate_images(study.workspace, one, pairs_of(study))
+    expected = {path.name: path.read_bytes() for path in shards_of(whole)}
+
+    monkeypatch.setenv("BLINDSPOTS_RUNS", str(tmp_path / "gpus"))
+    monkeypatch.setattr(parallel, "n_gpus", lambda: 2)
+    study, reports = load_study(str(tmp_path / "study.yaml")), []
+
+    def kill(model, causes, lost, n_pairs):
+        reports.extend(lost)
+        for child in multiprocessing.active_children() if len(reports) >= 6 else ():
+            child.kill()
+
+    with monkeypatch.context() as patch, pytest.raises(StudyError, match="was killed by SIGKILL"):
+        patch.setattr(generation, "check_losses", kill)
+        generate_images(study.workspace, one, pairs_of(study))
+    assert multiprocessing.active_children() == []
+    monkeypatch.setattr(parallel, "n_gpus", lambda: 1)
+    again = generate_images(study.workspace, one, pairs_of(study))
+    assert {path.name: path.read_bytes() for path in shards_of(again)} == expected
+    assert {path.name for path in again.folder.iterdir()} == {*expected, "header.json"}
 
 
 def test_a_growing_study_keeps_its_images(make_study, monkeypatch, capsys):

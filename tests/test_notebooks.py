@@ -10,14 +10,16 @@ import pytest
 from conftest import TRIAL
 
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.files import write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
 from blindspots_lib.data.scene_pairs import caption_owners
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 from blindspots_lib.figures import widgets
-from blindspots_lib.run import notebooks
-from blindspots_lib.run.plan import trained_again
+from blindspots_lib.run import forecast, notebooks
+from blindspots_lib.run.costs import trained_again
 from blindspots_lib.run.stages import measure, open_results, sae_of
+from blindspots_lib.run.times import seconds_by_notebook
 from blindspots_lib.trial.plants import planted_in
 
 STATED = {"against_oracle", "copies", "caption_noise", "detection", "histograms", "cross_model", "frequency", "stability"}
@@ -119,6 +121,26 @@ def test_the_scorecard_says_of_pairs_what_the_tables_say(kept):
         apart = table.loc[copied, "distance_in_place"].to_numpy()[:, None] - others["distance_in_place"].to_numpy()
         wins = (apart < 0).mean() + (apart == 0).mean() / 2
         assert card[model.name]["memorization_auroc"]["value"] == pytest.approx(wins, rel=1e-3)
+
+
+def test_the_forecast_counts_what_is_not_finished_and_says_what_is_left(make_study, monkeypatch, tmp_path):
+    study, files = make_study(), [PROJECT_ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES]
+    write_json(study.folder / "notebooks" / "04_energy_analysis.json", {"seconds": 50.0})  # its last run
+    with monkeypatch.context() as patch:
+        patch.setattr(forecast, "measured", lambda study_file: {"01_generation": 100.0, "03_rasae_training": 30.0})
+        said = forecast.Forecast(study, tmp_path, files)
+    assert said.before("01_generation").startswith("time in all: about 3 min for images, tokens and SAEs that are not finished")
+    assert said.before("02_dinov2_features").startswith("time in all: about 80 s for")  # what is current counts nothing
+    assert [said.after(name) for name in NAMES[:4]] == [f", about {left} s left" for left in (80, 80, 50, 0)]
+    assert said.after(NAMES[-1]) == ""
+    lost = make_study({"models.0.path": "miniatures/none"})
+    said = forecast.Forecast(lost, tmp_path / "study.yaml", files)  # measured by another process
+    assert said.before(NAMES[0]) == "time in all: not known (Mini SD 1.5: its weights are not here; `make fetch` gets them)"
+    assert said.after(NAMES[0]) == ""
+
+
+def test_what_is_finished_takes_no_time(smoke):
+    assert set(seconds_by_notebook(str(smoke)).values()) == {0.0}
 
 
 def test_second_run_does_nothing(smoke):

@@ -1,11 +1,17 @@
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_train import CONFIG, ListedTokens
 
+from blindspots_lib.core import parallel
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.data.collect import collect_pairs
-from blindspots_lib.models.tokens import ComputedTokens, StoredTokens, extract_tokens, open_tokens
+from blindspots_lib.data.images import encode_png
+from blindspots_lib.models.generate import generation_artifact
+from blindspots_lib.models.tokens import ComputedTokens, StoredTokens, extract_tokens, open_tokens, tokens_artifact
 from blindspots_lib.run.stages import measure
 from blindspots_lib.sae.batches import TrainingTokens
 
@@ -78,6 +84,46 @@ def test_lost_images_are_left_out_and_broken_ones_named():
     shards[0][3, 2] = np.nan
     with pytest.raises(StudyError, match="shard 0: image 3 has NaN or infinite tokens"):
         tokens.sample(100, 0)
+
+
+def test_a_process_per_gpu_stores_the_same_tokens(make_study, monkeypatch):
+    study = make_study({"pairs.n": 7, "pairs.shard_size": 2})
+    images = collect_pairs(study.workspace, study.pairs)
+    alone = extract_tokens(study.workspace, study.backbone, "real", images)
+    expected = {path.name: path.read_bytes() for path in alone.folder.glob("*.npy")}
+    facts = alone.facts
+    for number in (0, 2, 3):
+        (alone.folder / f"shard-{number:05d}.npy").unlink()
+    monkeypatch.setattr(parallel, "n_gpus", lambda: 2)
+    together = extract_tokens(study.workspace, study.backbone, "real", images)
+    assert {path.name: path.read_bytes() for path in together.folder.glob("*.npy")} == expected
+    assert together.facts == facts
+
+
+def test_what_is_made_of_links_depends_on_what_came(make_study, hub, tmp_path):
+    """Pairs keep their fingerprint when they are collected again, though other links are dead by then."""
+    pictures = {f"again-{i}": encode_png(np.full((8, 8, 3), 20 * i, np.uint8)) for i in range(4)}
+    hub.links |= {name: (200, {"Content-Type": "image/png"}, picture) for name, picture in pictures.items()}
+    (tmp_path / "set").mkdir()
+    links = pd.DataFrame({"url": [f"{hub.url}/link/{name}" for name in pictures], "caption": list(pictures)})
+    links.to_parquet(tmp_path / "set" / "train.parquet", index=False)
+    links = {"source": "links", "path": str(tmp_path / "set"), "n": 3, "shuffle_buffer": 1}
+    study = make_study({"pairs": links, "training_corpus": ...})
+
+    def collected():
+        shutil.rmtree(study.folder / "pairs", ignore_errors=True)
+        pairs = collect_pairs(study.workspace, study.pairs)
+        images = generation_artifact(study.workspace, study.models[0], pairs)
+        return pairs.fingerprint, tokens_artifact(study.workspace, study.backbone, "real", pairs).fingerprint, images.fingerprint
+
+    first = collected()
+    assert collected() == first
+    hub.links["again-1"] = (404, {}, b"")
+    second = collected()
+    assert [one == other for one, other in zip(first, second, strict=True)] == [True, False, False]
+    scenes = make_study()
+    pairs = collect_pairs(scenes.workspace, scenes.pairs)
+    assert tokens_artifact(scenes.workspace, scenes.backbone, "real", pairs).inputs["images"] == pairs.fingerprint
 
 
 def test_tokens_that_are_not_kept_give_the_same_results(make_study):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -174,6 +175,7 @@ def download(place: Place, files: list[RemoteFile], checked: bool, bar: tqdm | N
     """Return the snapshot folder with these files; download the missing ones and check hashes that are not checked yet."""
     from huggingface_hub import hf_hub_download
 
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")  # else a storage that fails is named after minutes
     missing = [file for file in files if cached(place, file) is None]
     with nullcontext(bar) if bar is not None else bytes_bar(place.title, missing) as bar:
         kind = silent(bar)

@@ -9,9 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
-from blindspots_lib.core.config import FolderPairs, ImageCorpus, Pairs, SceneCorpus, ScenePairs, contents
+from blindspots_lib.core.config import FolderPairs, ImageCorpus, LinkedPairs, Pairs, SceneCorpus, ScenePairs, contents
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.core.files import read_json, write_json
+from blindspots_lib.core.files import file_fingerprint, fingerprint_of, read_json, write_json
 from blindspots_lib.core.storage import read_shard, shards_of, write_shard
 from blindspots_lib.data.images import UnusableImage, shrunk
 from blindspots_lib.data.pairs import generation_schema, pair_schema
@@ -33,6 +33,23 @@ PAIRS, CORPUS = Stage("pairs", 2), Stage("corpus", 2)
 def pairs_artifact(workspace: Workspace, config: Pairs) -> Artifact:
     """Describe the output folder of `collect_pairs`."""
     return Artifact(workspace, "pairs", PAIRS, contents(config, "path", "n_connections", "timeout"), source_inputs(config))
+
+
+def identity_of(images: Artifact) -> str:
+    """Return the fingerprint of an output of images for what is made of them.
+
+    Pairs and corpora from the web are never the same twice: links die. What came is part of their identity, though not of
+    their own fingerprint, which says only what was asked for.
+    """
+    header = images.header()
+    came = header["facts"].get("came") if header and header["fingerprint"] == images.fingerprint else None
+    return fingerprint_of([images.fingerprint, came]) if came else images.fingerprint
+
+
+def what_came(config: Pairs | SceneCorpus | ImageCorpus, artifact: Artifact) -> dict[str, str]:
+    """Return the facts that identify the images of a source on the web: one digest of all shards; none of other sources."""
+    is_remote = isinstance(config, LinkedPairs) or getattr(config, "repo", None)
+    return {"came": fingerprint_of([file_fingerprint(path) for path in shards_of(artifact)])} if is_remote else {}
 
 
 def collect_pairs(workspace: Workspace, config: Pairs) -> Artifact:
@@ -69,7 +86,7 @@ def collect_pairs(workspace: Workspace, config: Pairs) -> Artifact:
         raise StudyError(f"{getattr(config, 'path', None) or getattr(config, 'repo', 'pairs')}: {reason}")
     if len(ids) < (config.n or 1):
         raise StudyError(f"pairs.n = {config.n}: the source has only {len(ids)} pairs; lower it")
-    artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost)
+    artifact.finish(n_pairs=len(ids), candidates=progress.taken, lost=progress.lost, **what_came(config, artifact))
     return artifact
 
 
@@ -148,7 +165,7 @@ def collect_corpus(workspace: Workspace, config: SceneCorpus | ImageCorpus) -> A
             bar.update(len(rows))
     if n < (config.n or 1):
         raise StudyError(f"sae.corpus.n = {config.n}: {config.title} has only {n} images; lower it")
-    artifact.finish(n_images=n)
+    artifact.finish(n_images=n, **what_came(config, artifact))
     return artifact
 
 

@@ -9,6 +9,7 @@ from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.files import fingerprint_of, listing_fingerprint
 from blindspots_lib.core.paths import resolve
 from blindspots_lib.core.storage import fill_shards, read_shard, shards_of
+from blindspots_lib.data.collect import identity_of
 from blindspots_lib.data.images import UnusableImage, image_files, shrunk
 from blindspots_lib.data.pairs import save_generations
 from blindspots_lib.data.tables import inside, read_table
@@ -18,7 +19,7 @@ EXTERNAL = Stage("external images", 2)
 
 def external_artifact(workspace: Workspace, model: ExternalImages, pairs: Artifact) -> Artifact:
     """Describe the output folder of `take_images`."""
-    inputs = {"pairs": pairs.fingerprint, "images": images_fingerprint(model)}
+    inputs = {"pairs": identity_of(pairs), "images": images_fingerprint(model)}
     config = contents(model, "name", "label", "images")
     return Artifact(workspace, f"generations/{model.name}", EXTERNAL, config, inputs)
 

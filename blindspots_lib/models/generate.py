@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -16,14 +17,16 @@ from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
 from blindspots_lib.core.config import TextToImageModel, contents
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import hashes, weights_fingerprint
-from blindspots_lib.core.parallel import side_by_side
+from blindspots_lib.core.parallel import on_every_gpu, side_by_side
 from blindspots_lib.core.storage import read_shard, shards_of
+from blindspots_lib.data.collect import identity_of
 from blindspots_lib.data.images import encode_png
 from blindspots_lib.data.pairs import save_generations
 from blindspots_lib.models.loading import compute_dtype, conditions
 from blindspots_lib.models.pipelines import generate_batch, load_pipelines
 
 GENERATE = Stage("generate", 1)
+Job = tuple[Path, Path]  # a shard of pairs, and that of their generations
 FIRST = 50  # images of a model; if all of them are lost, the rest would be too
 
 
@@ -53,11 +56,11 @@ def generation_artifact(workspace: Workspace, model: TextToImageModel, pairs: Ar
     inputs = {name: weights_fingerprint(part) for name, part in model.parts.items()}
     if model.lora:
         config["lora"] = contents(model.lora, "path")
-    return Artifact(workspace, f"generations/{model.name}", GENERATE, config, {"pairs": pairs.fingerprint, **inputs})
+    return Artifact(workspace, f"generations/{model.name}", GENERATE, config, {"pairs": identity_of(pairs), **inputs})
 
 
 def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifact) -> Artifact:
-    """Generate an image for every pair. Every finished batch is on disk at once; an interrupted run goes on after it.
+    """Generate an image for every pair, on every GPU. A finished batch is on disk at once; an interrupted run goes on after it.
 
     Where only the pairs have changed since the last run (there are more of them), its images of the same captions are kept.
     Raises StudyError, with the causes, if the first images are all lost.
@@ -66,38 +69,59 @@ def generate_images(workspace: Workspace, model: TextToImageModel, pairs: Artifa
     if artifact.is_complete():
         return artifact
     superseded = artifact.begin(generation_conditions(model))
-    earlier = rows_by_caption(superseded.folder) if superseded and set(superseded.changed) == {"pairs"} else {}
-    generate, pipelines, causes = partial(generate_rows, workspace.seed, model), [], Counter()
-    with tqdm(total=pairs.facts["n_pairs"], desc=f"generating, {model.label}", unit="image") as bar:
-        for index, pair_shard in enumerate(shards_of(pairs)):
-            rows = read_shard(pair_shard, ["pair_id", "caption"])
-            target = shard_path(artifact.folder, index, "parquet")
-            if not target.exists():
-                finished = {row["pair_id"]: row for row in map(earlier.get, map(key_of, rows)) if row} | finished_rows(target)
-                bar.update(len(finished))
-                check_losses(model, causes, finished.values(), pairs.facts["n_pairs"])
-                missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
-                pipelines = pipelines or (load_pipelines(model) if missing else [])
-                with made_by(pipelines, missing, generate) as batches:
-                    for made in batches:
-                        save_generations(batch_path(target, made[0]["pair_id"]), made)
-                        finished |= {row["pair_id"]: row for row in made}
-                        bar.update(len(made))
-                        check_losses(model, causes, made, pairs.facts["n_pairs"])
-                save_generations(target, [finished[row["pair_id"]] for row in rows])
-            else:
-                bar.update(len(rows))
-                check_losses(model, causes, read_shard(target, ["lost"]), pairs.facts["n_pairs"])
-            for path in batches_on_disk(target):
-                path.unlink()
+    earlier = superseded.folder if superseded and set(superseded.changed) == {"pairs"} else None
+    jobs = [(shard, shard_path(artifact.folder, index, "parquet")) for index, shard in enumerate(shards_of(pairs))]
+    n_pairs, causes = pairs.facts["n_pairs"], Counter()
+    with tqdm(total=n_pairs, desc=f"generating, {model.label}", unit="image") as bar:
+
+        def count(lost: list[str]) -> None:
+            bar.update(len(lost))
+            check_losses(model, causes, lost, n_pairs)
+
+        for _, target in filter(is_done, jobs):
+            count([row["lost"] for row in read_shard(target, ["lost"])])
+        on_every_gpu(partial(make_shards, workspace.seed, model, earlier), list(filterfalse(is_done, jobs)), count)
+    for _, target in jobs:
+        for path in batches_on_disk(target):
+            path.unlink()
     files = {name: hashes(part) for name, part in model.parts.items()}
-    artifact.finish(n_images=pairs.facts["n_pairs"], files=files)
+    artifact.finish(n_images=n_pairs, files=files)
     return artifact
 
 
-def check_losses(model: TextToImageModel, causes: Counter, made: Iterable[dict], n_pairs: int) -> None:
+def is_done(job: Job) -> bool:
+    return job[1].exists()
+
+
+def make_shards(
+    study_seed: int, model: TextToImageModel, earlier: Path | None, jobs: Sequence[Job], report: Callable[[list[str]], object]
+) -> None:
+    """Generate the images of some shards, batch by batch; report of each image why it is lost, or "".
+
+    Batches are cut from one shard each, so that who makes a shard, and what else, changes no pixel.
+    """
+    wanted = {key_of(row) for shard, _ in jobs for row in read_shard(shard, ["pair_id", "caption"])} if earlier else set()
+    kept = rows_by_caption(earlier, wanted) if earlier else {}
+    generate, pipelines = partial(generate_rows, study_seed, model), []
+    for pair_shard, target in jobs:
+        rows = read_shard(pair_shard, ["pair_id", "caption"])
+        finished = {row["pair_id"]: row for row in map(kept.get, map(key_of, rows)) if row} | finished_rows(target)
+        report([row["lost"] for row in finished.values()])
+        missing = batches_of([row for row in rows if row["pair_id"] not in finished], model.batch_size)
+        pipelines = pipelines or (load_pipelines(model) if missing else [])
+        with made_by(pipelines, missing, generate) as batches:
+            for made in batches:
+                save_generations(batch_path(target, made[0]["pair_id"]), made)
+                finished |= {row["pair_id"]: row for row in made}
+                report([row["lost"] for row in made])
+        save_generations(target, [finished[row["pair_id"]] for row in rows])
+        for path in batches_on_disk(target):
+            path.unlink()
+
+
+def check_losses(model: TextToImageModel, causes: Counter, lost: Iterable[str], n_pairs: int) -> None:
     """Count why images were lost. Raises StudyError if there are `FIRST` images, or all, and none of them is whole."""
-    causes.update(row["lost"] for row in made)
+    causes.update(lost)
     if not causes[""] and causes.total() >= min(FIRST, n_pairs):
         counts = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()) if count)
         raise StudyError(
@@ -117,9 +141,10 @@ def key_of(row: dict) -> tuple[str, str]:
     return row["pair_id"], row["caption"]
 
 
-def rows_by_caption(folder: Path) -> dict[tuple[str, str], dict]:
-    """The generations of an earlier run that has finished, by pair id and caption."""
-    return {key_of(row): row for path in sorted(folder.glob("shard-*.parquet")) for row in read_shard(path)}
+def rows_by_caption(folder: Path, wanted: Container[tuple[str, str]]) -> dict[tuple[str, str], dict]:
+    """The generations of an earlier run that has finished, by pair id and caption, as far as they are wanted."""
+    rows = (row for path in sorted(folder.glob("shard-*.parquet")) for row in read_shard(path))
+    return {key_of(row): row for row in rows if key_of(row) in wanted}
 
 
 def batch_path(shard: Path, first_id: str) -> Path:

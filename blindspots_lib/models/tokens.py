@@ -1,26 +1,30 @@
 """The backbone's tokens of all images of a source, stored in shards or computed on demand."""
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Int
+from tqdm import tqdm
 
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
+from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
 from blindspots_lib.core.config import Backbone, contents
 from blindspots_lib.core.hub import hashes, weights_fingerprint
-from blindspots_lib.core.storage import open_array, shards_of
-from blindspots_lib.data.embed import embed_images, embed_shards
+from blindspots_lib.core.parallel import on_every_gpu
+from blindspots_lib.core.storage import open_array, save_array, shards_of
+from blindspots_lib.data.collect import identity_of
+from blindspots_lib.data.embed import embed_images
 from blindspots_lib.data.pairs import count_images
 from blindspots_lib.models.backbone import TokenExtractor, TokenLayout
+from blindspots_lib.models.loading import compute_dtype, conditions
 
 TOKENS = Stage("tokens", 1)
 
 
 def tokens_artifact(workspace: Workspace, backbone: Backbone, source: str, images: Artifact) -> Artifact:
     """Describe the output folder of `extract_tokens`; `source` is "real" or a model's name."""
-    inputs = {"images": images.fingerprint, "backbone": weights_fingerprint(backbone)}
+    inputs = {"images": identity_of(images), "backbone": weights_fingerprint(backbone)}
     return Artifact(workspace, f"tokens/{source}", TOKENS, contents(backbone, "path", "batch_size", "keep_tokens"), inputs)
 
 
@@ -28,11 +32,28 @@ def extract_tokens(workspace: Workspace, backbone: Backbone, source: str, images
     """Store the tokens of all images of a source, one (b, t, d) float16 .npy per shard; rows of lost images are NaN."""
     artifact = tokens_artifact(workspace, backbone, source, images)
     if not artifact.is_complete():
-        extractor = TokenExtractor(backbone)
-        artifact.begin(extractor.conditions)
-        embed_shards(artifact, images, extractor, extractor.layout.shape, backbone.batch_size)
-        artifact.finish(layout=extractor.layout._asdict(), files=hashes(backbone))
+        layouts: list[TokenLayout] = []
+        artifact.begin(conditions(compute_dtype(), "transformers"))
+        jobs = [(path, shard_path(artifact.folder, index, "npy")) for index, path in enumerate(shards_of(images))]
+        missing = [job for job in jobs if not job[1].exists()]
+        with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=artifact.path, unit="shard") as bar:
+
+            def count(layout: TokenLayout) -> None:
+                layouts.append(layout)
+                bar.update()
+
+            on_every_gpu(partial(extract_shards, backbone), missing, count)
+        layout = layouts[0] if layouts else TokenExtractor(backbone).layout
+        artifact.finish(layout=layout._asdict(), files=hashes(backbone))
     return artifact
+
+
+def extract_shards(backbone: Backbone, jobs: Sequence[tuple[Path, Path]], report: Callable[[TokenLayout], object]) -> None:
+    """Store the tokens of some shards of images, each where its job says; report each with its layout."""
+    extractor = TokenExtractor(backbone) if jobs else None
+    for images, target in jobs:
+        save_array(target, embed_images(images, extractor, extractor.layout.shape, backbone.batch_size))
+        report(extractor.layout)
 
 
 class TokenSource:

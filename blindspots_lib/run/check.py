@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,10 @@ from blindspots_lib.core.paths import resolve, runs_folder
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.collect import text_fault
 from blindspots_lib.data.images import UnusableImage, decode_image, naming_image_faults, open_image
-from blindspots_lib.data.sources import corpus_images, folder_rows, stream, webdataset_pairs
+from blindspots_lib.data.sources import Lost, corpus_images, folder_rows, stream, webdataset_pairs
 from blindspots_lib.models.external import check_ids, files_by_id
-from blindspots_lib.run.costs import (
-    disk_rows,
-    free_disk,
-    in_units,
-    is_here,
-    memory_of_sae,
-    n_pairs,
-    n_rows,
-    token_shape,
-    total_memory,
-)
+from blindspots_lib.run.costs import free_disk, in_units, is_here, memory_of_sae, n_pairs, n_rows, token_shape, total_memory
+from blindspots_lib.run.disk import bytes_here, disk_rows
 from blindspots_lib.run.remote import files_needed, missing_files, parts_of, whole_place
 from blindspots_lib.sae.formats import check_trained
 from blindspots_lib.trial.plants import planted_in
@@ -81,7 +73,7 @@ def looks(study: Study) -> Iterator[Callable[[], object]]:
             yield partial(planted_in, model)
     corpus = getattr(study.sae, "corpus", None)
     if isinstance(corpus, config.ImageCorpus):
-        yield lambda: next(corpus_images(corpus, unpinned(corpus), 0), None)
+        yield partial(check_corpus, corpus)
 
 
 def check_weights(place: config.Place) -> None:
@@ -116,12 +108,12 @@ def check_number(study: Study) -> None:
 
 
 def check_pairs(study: Study) -> str | None:
-    """Check all pairs of a folder, else that the first pair can be read, without its image where that would be downloaded."""
+    """Check all pairs of a folder or of archives, else that the first can be read, without an image that would be downloaded."""
     pairs = study.pairs
     if isinstance(pairs, config.FolderPairs):
         return check_folder(pairs)
     elif isinstance(pairs, config.WebdatasetPairs):
-        next(webdataset_pairs(pairs, 0), None)
+        return check_archives(pairs)
     elif isinstance(pairs, config.LinkedPairs | config.DatasetPairs):
         named = [getattr(pairs, f"{what}_column", None) for what in ("caption", "link", "image", "id")]
         columns = [column for column in named if column]
@@ -137,9 +129,63 @@ def check_folder(pairs: config.FolderPairs) -> str:
             faults.append(fault.message)
         ids.add(pair_id)
     unusable, looked = look_at([file for _, _, file in rows])
-    if faults := faults + unusable:
-        raise StudyError(faults[0] + (f" (and {len(faults) - 1} more like it)" if len(faults) > 1 else ""))
+    stop_at(faults + unusable)
     return f"pairs: {looked}"
+
+
+def stop_at(faults: list[str]) -> None:
+    """Raise StudyError if there are any faults, with the first one and the number of others."""
+    if faults:
+        raise StudyError(faults[0] + (f" (and {len(faults) - 1} more like it)" if len(faults) > 1 else ""))
+
+
+def check_archives(pairs: config.WebdatasetPairs) -> str:
+    """Check that archives hold enough pairs; return how many samples were looked at, and the causes why some are lost."""
+    ids, lost, looked, decoded, every = set(), Counter(), 0, 0, max(1, pairs.n // SAMPLE)
+    with tqdm(total=pairs.n, desc="pairs in archives", leave=False, delay=2) as bar:
+        for sample in webdataset_pairs(pairs, 0):
+            fault = sample if isinstance(sample, Lost) else text_fault(sample.pair_id, sample.caption, ids)
+            try:
+                if not fault and looked % every == 0:
+                    decode_image(sample.image, sample.pair_id)
+                    decoded += 1
+                elif not fault:
+                    open_image(sample.image, sample.pair_id)
+            except UnusableImage as error:
+                fault = Lost(error.cause)
+            looked += 1
+            if fault:
+                lost[fault.cause] += 1
+                continue
+            ids.add(sample.pair_id)
+            bar.update()
+            if len(ids) == pairs.n:
+                break
+    if 2 <= pairs.n > len(ids):
+        raise StudyError(
+            f"pairs.n = {pairs.n}: of {looked:,} samples in {pairs.path} {len(ids)} become pairs{causes(lost)}; lower it"
+        )
+    return f"pairs: {looked:,} samples looked at, {decoded} of them decoded{causes(lost)}"
+
+
+def causes(lost: Counter) -> str:
+    """Return why some are lost, or ""."""
+    counts = ", ".join(f"{count} {cause}" for cause, count in sorted(lost.items()))
+    return f"; {lost.total()} are lost ({counts})" if lost else ""
+
+
+def check_corpus(corpus: config.ImageCorpus) -> str | None:
+    """Check all images of a folder that an SAE learns from; of a set that is not here, that its first row can be read."""
+    images = corpus_images(corpus, unpinned(corpus), 0)
+    if corpus.repo:
+        next(images, None)
+        return None
+    files = list(images)
+    if corpus.n and len(files) < corpus.n:
+        raise StudyError(f"sae.corpus.n = {corpus.n}: {corpus.path} has only {len(files)} images; lower it")
+    unusable, looked = look_at(files)
+    stop_at(unusable)
+    return f"sae.corpus: {looked}"
 
 
 def look_at(files: list[Path]) -> tuple[list[str], str]:
@@ -178,9 +224,10 @@ def size_faults(study: Study) -> Iterator[str]:
     except StudyError as error:
         yield str(error)
         return
-    needed = sum(size for _, size in disk_rows(study, tokens, width)) + sum(file.size for file in missing_files(study))
+    outputs = sum(row.size for row in disk_rows(study, tokens, width)) - bytes_here(study)
+    needed = outputs + sum(file.size for file in missing_files(study))
     if needed > free_disk():
-        yield f"{runs_folder()}: the study needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
+        yield f"{runs_folder()}: the study still needs {in_units(needed)} of disk, {in_units(free_disk())} are free"
     trained, n = isinstance(study.sae, config.TrainedSAE), n_pairs(study) * tokens
     if not trained and not study.sae.corpus and n < study.sae.n_candidates:
         yield f"sae.n_candidates = {study.sae.n_candidates}: the real images have only {n:,} tokens; lower it"

@@ -7,15 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from blindspots_lib.core.config import (
-    ExternalImages,
-    PerfectGenerator,
-    SAEConfig,
-    ScenePairs,
-    TextToImageModel,
-    TrainedSAE,
-    Weights,
-)
+from blindspots_lib.core.config import SAEConfig, TextToImageModel, TrainedSAE, Weights
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import cached, fetch_config, fetch_file, remembered
 from blindspots_lib.core.paths import resolve, runs_folder
@@ -24,12 +16,6 @@ from blindspots_lib.data.images import image_files
 from blindspots_lib.data.tables import find_table, read_table
 from blindspots_lib.run.remote import files_needed
 
-PHOTO_BYTES = 120_000  # average JPEG of a photograph with a short side of 512 pixels
-SCENE_BYTES = 8_000  # PNG of a scene
-PNG_BYTES_PER_PIXEL = 1.6  # average of generated images
-CODE_BYTES, OFFSET_BYTES = 6, 8  # index and value of one active concept of a token; where a token's codes begin
-ACTIVE = 8.0  # codes per token of the published SAE with its threshold, on average
-SAMPLE = 16  # real images whose codes are counted, where they and the SAE are here already
 CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs; the difference is the time of two steps
 SMALL = 128  # pixels per side up to which a whole batch is tried on a CPU; above it one image
 
@@ -76,40 +62,6 @@ def n_corpus(study: Study) -> int:
     return (corpus.n or len(image_files(resolve(corpus.path)))) if corpus else 0
 
 
-def disk_rows(study: Study, tokens: int, width: int) -> list[tuple[str, float]]:
-    """Return the bytes on disk of each kind of output."""
-    n, n_images = n_pairs(study), n_pairs(study) * (1 + len(study.models))
-    pair = SCENE_BYTES if isinstance(study.pairs, ScenePairs) else PHOTO_BYTES
-    not_generated = {PerfectGenerator: SCENE_BYTES, ExternalImages: PHOTO_BYTES}
-    made = sum(not_generated.get(type(model)) or PNG_BYTES_PER_PIXEL * model.image_size**2 for model in study.models)
-    kept = (n_images + n_corpus(study)) * study.backbone.keep_tokens
-    parameters, token_codes = study.sae.n_concepts * 2 * width, active_codes(study) * CODE_BYTES + OFFSET_BYTES
-    if isinstance(study.sae, SAEConfig):  # its candidates are kept twice: for other SAEs to start from, and in it
-        parameters = n_parameters(study.sae, width) + 2 * study.sae.n_candidates * width
-    return [("pairs", float(n * pair)), ("generations", float(n * made)), ("tokens", 2.0 * kept * tokens * width),
-            ("codes", n_images * tokens * token_codes), ("SAE", 4.0 * parameters)]  # fmt: skip
-
-
-def active_codes(study: Study) -> float:
-    """Return the codes per token: top_k, or of an SAE with a threshold the mean over some real images, once both are here."""
-    if study.sae.top_k:
-        return float(study.sae.top_k)
-    from blindspots_lib.analysis.energies import encode_images
-    from blindspots_lib.data.collect import pairs_artifact
-    from blindspots_lib.models.tokens import StoredTokens, tokens_artifact
-    from blindspots_lib.sae.formats import imported_artifact
-    from blindspots_lib.sae.model import load_sae
-
-    try:
-        pairs = pairs_artifact(study.workspace, study.pairs)
-        tokens = StoredTokens(tokens_artifact(study.workspace, study.backbone, "real", pairs).require())
-        sae = load_sae(imported_artifact(study.workspace, study.sae).require().folder)
-    except StudyError:
-        return ACTIVE
-    codes = encode_images(sae, np.asarray(tokens.shard(0)[:SAMPLE]))
-    return len(codes.indices) / max(1, len(codes.offsets) - 1)
-
-
 def sae_memory(config: SAEConfig, width: int) -> float:
     """Return the bytes that training holds: parameters, two moments of each, candidates, tokens of k-means and of the buffer."""
     candidates = config.n_candidates * width * (1 + config.points_per_candidate)
@@ -132,6 +84,15 @@ def memory_of_sae(study: Study, width: int) -> tuple[str, int | float]:
 def n_parameters(config: SAEConfig, width: int) -> int:
     mixing = {"dense": config.n_candidates, "local": config.n_neighbours, "free": 0}[config.dictionary]
     return config.n_concepts * (2 * width + 1 + mixing)
+
+
+def trained_again(study: Study) -> set[SAEConfig]:
+    """Return the SAEs that are trained besides the study's own: for stability, and for the trial."""
+    from blindspots_lib.sae.stability import run_configs
+    from blindspots_lib.trial.ablations import judged_configs
+
+    compared = run_configs(study.sae, study.stability).values() if study.stability else ()
+    return {*compared, *(judged_configs(study) if study.validation else ())} - {study.sae}
 
 
 def seconds_of(action: Callable[[], object]) -> float:

@@ -16,7 +16,8 @@ from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import Study, load_study, study_path
 from blindspots_lib.data.sources import corpus_inputs, source_inputs
 from blindspots_lib.models.external import images_fingerprint
-from blindspots_lib.run.costs import in_units
+from blindspots_lib.run.costs import duration, in_units
+from blindspots_lib.run.forecast import Forecast
 from blindspots_lib.run.remote import parts_of
 
 
@@ -134,19 +135,23 @@ def run_study(study_name: str) -> list[str]:
 
 def run_notebooks(study: Study, study_file: Path) -> list[str]:
     folder, ran = study.folder / "notebooks", []
-    for notebook in sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    forecast: Forecast | None = None
+    for notebook in (notebooks := sorted((PROJECT_ROOT / "notebooks").glob("[0-9]*.ipynb"))):
         name, record = notebook.stem, folder / f"{notebook.stem}.json"
         if missing := missing_part(study, notebook):
             print(f"{name}: skipped, the study has no part `{missing}`", flush=True)
         elif is_current(study, notebook, record):
             print(f"{name}: nothing has changed", flush=True)
         else:
+            if forecast is None:
+                forecast = Forecast(study, study_file, notebooks)
+                print(forecast.before(name), flush=True)
             print(f"{name}: running", flush=True)
             started, inputs = time.time(), notebook_inputs(study, notebook)
             run_notebook(study, study_file, notebook, folder)
             remove_stale_figures(study, name, since=started)
             seconds = time.time() - started
             write_json(record, {"inputs": inputs, "figures": figures_by(study, name), "seconds": round(seconds, 1)})
-            print(f"{name}: done in {seconds:.0f} s", flush=True)
+            print(f"{name}: done in {duration(seconds)}{forecast.after(name)}", flush=True)
             ran.append(name)
     return ran

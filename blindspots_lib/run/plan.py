@@ -1,18 +1,17 @@
 """What a study will take. Times come from short runs on this machine, of the parts whose weights are here already."""
 
 from collections.abc import Generator, Iterator
-from functools import partial
 from typing import NamedTuple
 
-from blindspots_lib.core.config import Place, SAEConfig
+from blindspots_lib.core.config import Place
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.hub import cached, naming_hub_errors, patiently
 from blindspots_lib.core.study import Study
 from blindspots_lib.run import costs
 from blindspots_lib.run.costs import duration, in_units, n_pairs
+from blindspots_lib.run.disk import disk_rows
 from blindspots_lib.run.remote import files_needed, parts_of
-from blindspots_lib.sae.stability import run_configs
-from blindspots_lib.trial.ablations import judged_configs
+from blindspots_lib.run.times import tasks_of
 
 
 class Row(NamedTuple):
@@ -32,12 +31,12 @@ def plan_rows(study: Study) -> Iterator[Row]:
     yield from agreement_rows(study, told)
     tokens, width = costs.token_shape(study)
     yield Row("tokens", f"{n_images * tokens:,}", f"{tokens} per image, {width} features each")
-    rows = costs.disk_rows(study, tokens, width)
-    for what, size in rows:
-        yield Row(f"disk, {what}", in_units(size), f"{costs.active_codes(study):.2g} codes per token" if what == "codes" else "")
+    rows = disk_rows(study, tokens, width)
+    for what, size, how in rows:
+        yield Row(f"disk, {what}", in_units(size), how)
     free, here = in_units(costs.free_disk()), in_units(costs.total_memory())
     downloads = "besides downloads" if to_come is None else "with the downloads"
-    yield Row("disk in all", in_units((to_come or 0) + sum(size for _, size in rows)), f"{downloads}; {free} free")
+    yield Row("disk in all", in_units((to_come or 0) + sum(row.size for row in rows)), f"{downloads}; {free} free")
     try:
         what, memory = costs.memory_of_sae(study, width)
         yield Row(f"memory of the SAE's {what}", in_units(memory), f"{here} here")
@@ -100,31 +99,14 @@ def licence_of(place: Place, kind: str) -> str:
 
 
 def time_rows(study: Study, width: int) -> Iterator[Row]:
-    n, total, known = n_pairs(study), 0.0, True
-    n_images = n * (1 + len(study.models)) + costs.n_corpus(study) + (study.training_corpus.n if study.training_corpus else 0)
-    tasks = [(model.label, "its", model.parts.values(), n, partial(costs.seconds_per_image, model)) for model in study.pipelines]
-    tasks.append(("tokens", "the backbone's", [study.backbone], n_images, partial(costs.seconds_of_tokens, study)))
-    for what, whose, parts, number, seconds_of_one in tasks:
-        if all(map(costs.is_here, parts)):
-            each = seconds_of_one()
-            total += each * number
-            yield Row(f"time, {what}", duration(each * number), f"{1 / each:.2g} images per second")
-        else:
-            known = False
-            yield Row(f"time, {what}", "not known yet", f"{whose} weights are not here")
-    if isinstance(study.sae, SAEConfig):
-        own, again = costs.seconds_of_training(study.sae, width), trained_again(study)
-        yield Row("time, SAE", duration(own), f"{own / study.sae.n_steps:.2g} s per step, without k-means")
-        others = sum(costs.seconds_of_training(config, width) for config in again)
-        if again:
-            yield Row("time, SAEs for comparison", duration(others), f"{len(again)} trainings")
-        total += own + others
+    total, known = 0.0, True
+    for task in tasks_of(study, width):
+        total, known = total + (task.seconds or 0), known and task.seconds is not None
+        yield Row(f"time, {task.what}", "not known yet" if task.seconds is None else duration(task.seconds), task.note)
     note = "at the speed of a short run"
     spent = f"{duration(total)} of what is known, {note}" if total else "`make fetch` gets the weights"
-    yield Row("time in all", duration(total), note) if known else Row("time in all", "not known", spent)
-
-
-def trained_again(study: Study) -> set[SAEConfig]:
-    """Return the SAEs that are trained besides the study's own: for stability, and for the trial."""
-    compared = run_configs(study.sae, study.stability).values() if study.stability else ()
-    return {*compared, *(judged_configs(study) if study.validation else ())} - {study.sae}
+    yield (
+        Row("time in all", duration(total), f"{note}, of what is not finished")
+        if known
+        else Row("time in all", "not known", spent)
+    )
