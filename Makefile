@@ -21,13 +21,16 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures plan check fetch test golden lint lab bench miniatures clean clean-superseded
+.PHONY: help figures report plan check fetch test golden lint lab bench miniatures clean clean-superseded
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its figures
 	@$(BIN)python -m blindspots_lib figures "$(STUDY)"
+
+report: $(READY) ## write again what was found in STUDY, on one page: runs/STUDY/report.html
+	@$(BIN)python -m blindspots_lib report "$(STUDY)"
 
 plan: $(READY) ## say what STUDY will take: images, disk, memory, time, downloads, agreements
 	@$(BIN)python -m blindspots_lib plan "$(STUDY)"
@@ -63,8 +66,9 @@ miniatures: $(READY) ## train the miniature models again (a day on a CPU, resume
 	@$(BIN)python -m miniatures.judge_pipelines
 	@echo "weights and cards are in miniatures/weights; next: make figures"
 
-clean: ## remove what the studies made (runs/), except the checkpoints of `make miniatures`
-	@[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 ! -name miniatures -exec rm -rf {} +
+clean: ## remove what the studies made (runs/), except what people labelled and the checkpoints of `make miniatures`
+	@[ ! -d runs ] || find runs -mindepth 2 -maxdepth 2 ! -path 'runs/miniatures/*' ! -name review -exec rm -rf {} +
+	@[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 -type d -empty -delete
 
 clean-superseded: ## remove outputs of STUDY that were set aside because they were made again
 	rm -rf "runs/$(basename $(notdir $(STUDY)))/superseded"

@@ -1,6 +1,6 @@
 """Measure ratios to the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
 
-Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs; all of them if none is given.
+Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs, coverage, calls; all of them if none is given.
 """
 
 import os
@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
-from benchmarks import encoding, growth, pairs, training_steps
+from benchmarks import calls, coverage, encoding, growth, pairs, training_steps
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
 from blindspots_lib.core.artifacts import code_revision
@@ -33,18 +34,28 @@ def training_memory(n: int = 32_000) -> list[Row]:
 
 def run_growth() -> list[Row]:
     curves = growth.measure_growth()
-    figure = growth.plot_growth(curves)
-    SHOWN.mkdir(parents=True, exist_ok=True)
-    figure.savefig(SHOWN / "growth.png", dpi=150)
-    write_json(SHOWN / "growth.json", curves)
+    show("growth", growth.plot_growth(curves), curves)
     return growth.growth_rows(curves)
+
+
+def run_coverage() -> list[Row]:
+    tables = coverage.run_coverage()
+    means = {name: coverage.by_firings(table).to_dict("records") for name, table in tables.items()}
+    show("coverage", coverage.plot_coverage(tables), means)
+    return coverage.coverage_rows(tables)
+
+
+def show(name: str, figure: Figure, numbers: dict) -> None:
+    SHOWN.mkdir(parents=True, exist_ok=True)
+    figure.savefig(SHOWN / f"{name}.png", dpi=150)
+    write_json(SHOWN / f"{name}.json", numbers)
 
 
 BENCHMARKS = {
     "archetypal": training_steps.run_archetypal, "plain": training_steps.run_plain,
     "tokens": training_steps.run_equal_tokens, "encode": encoding.run_encode,
     "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
-    "growth": run_growth, "pairs": pairs.run_pairs,
+    "growth": run_growth, "pairs": pairs.run_pairs, "coverage": run_coverage, "calls": calls.run_calls,
 }  # fmt: skip
 
 

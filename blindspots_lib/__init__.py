@@ -6,8 +6,8 @@ core      the study file, outputs on disk, the hub
 data      where pairs (x, t) come from
 models    generations x' = g(t); the backbone that turns images into tokens
 sae       the sparse autoencoder: tokens to codes of concepts
-analysis  energies, the energy difference delta(k), memorization
-figures   charts, galleries and widgets of finished results
+analysis  energies, the energy difference delta(k), names, calls, what captions ask for, memorization
+figures   charts, galleries, widgets and the report of finished results
 trial     the instrument on trial, on models whose faults are known
 run       the stages in order, the notebooks, the command line
 
@@ -22,7 +22,7 @@ EXPORTS = {
     "load_study": "core.study",
     "generate": "run.stages", "extract_tokens": "run.stages", "train": "run.stages", "measure": "run.stages",
     "judge": "run.stages", "open_results": "run.stages", "open_stability": "run.stages",
-    "energy_difference": "analysis.delta", "ratio_interval": "analysis.delta", "ranked_deltas": "analysis.delta",
+    "energy_difference": "analysis.delta", "ratio_interval": "analysis.delta", "deltas_of_tested": "analysis.delta",
     "TopKSAE": "sae.model", "load_sae": "sae.model",
 }  # fmt: skip
 __all__ = sorted(EXPORTS)

@@ -3,18 +3,52 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from fake_answers import asked_rows, fake_table
 from matplotlib import pyplot as plt
 from matplotlib.cbook import is_math_text
 
-from blindspots_lib.figures import charts
+from blindspots_lib.analysis.agreement import Apart
+from blindspots_lib.analysis.distribution import FrequencyCorrelation, Shape
+from blindspots_lib.analysis.jackknife import Correlation
+from blindspots_lib.figures import answer_charts, charts
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
-from blindspots_lib.figures.style import save_figure
+from blindspots_lib.figures.style import add_footer, save_figure
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
+
+
+def every(study, value):
+    return {model.name: value for model in study.models}
+
+
+def funnels(study):
+    return every(study, pd.DataFrame({"x": [1e-3, 1.0, 1e4], "low": [0.0, 0.3, 0.45], "high": [1.0, 0.7, 0.55]}))
+
+
+def shapes(study, **changes):
+    shape = dict(median=0.5, median_low=0.4, median_high=0.6, skewness=-0.3, skewness_low=-0.5, skewness_high=-0.1,
+                 skewness_raw=-0.2, n_suppressed=0, n_exaggerated=0, n_tested=0)  # fmt: skip
+    return every(study, Shape(**(shape | changes)))
+
+
+def histograms(study, table, **changes):
+    return charts.plot_histograms(study, table, shapes(study, **changes))
+
+
+def frequency(study, table):
+    return charts.plot_frequency(
+        study, table, funnels(study), every(study, FrequencyCorrelation(-0.2, -0.3, -0.1, 9, -0.25, -0.15))
+    )
+
+
+def cross_model(study, table):
+    r = Correlation(0.5, 0.4, 0.6, 9)
+    first, second = (model.name for model in study.models)
+    return charts.plot_cross_model(study, table, {f"{first}~{second}": r}, {f"{first}~{second}": Apart(r, r, 0.9, 0.9)})
 
 
 def save(study, figure=None, **changes):
@@ -64,17 +98,21 @@ def test_labels_and_attributions_of_strangers_are_text(make_study):
     label, owed = "Costs $5$ or $\\frac$", "by $a_b^c$ and $\\x$"
     study = make_study({"models.0.label": label, "models.1.label": label, "attribution": owed})
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"concept": np.arange(40), "firings": 10 ** np.arange(0, 4, 0.1).astype(int), "goes_with": ""})
-    for model in study.models:
-        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(40), True
-    both = np.eye(2, dtype=int)
+    models = [model.name for model in study.models]
+    table = fake_table(models, np.linspace(0.01, 0.99, 40), [f"{label} {number}" for number in range(40)])
+    asked = pd.DataFrame([row for model in models for row in asked_rows(model, {f"{label} b": (9, 0.02, 0.9)})])
+    families, both = table.assign(n_concepts=1), np.eye(2, dtype=int)
     figures = (
-        charts.plot_histograms(study, table)[0], charts.plot_frequency(study, table)[0],
-        charts.plot_cooccurrence(["a", "b"], both, {label: both, "other": both}),
+        histograms(study, table), frequency(study, table),
+        charts.plot_cooccurrence([f"{label} a", "b"], both, {label: both, "other": both}),
+        charts.plot_concept_map(study, table, rng.random((40, 2))), answer_charts.plot_ma(study, table, families, funnels(study)),
+        answer_charts.plot_surest(study, families), answer_charts.plot_asked(study, asked),
+        answer_charts.plot_asked_matrix(study, asked), cross_model(study, table),
         draw_grid([Row("a", [Cell(np.zeros((4, 4, 3)))])], [label]),
     )  # fmt: skip
+    save(study, figures[0], shows_images=True)
     for figure in figures:
-        save(study, figure, shows_images=True)
+        add_footer(figure, study, shows_images=True)
         shown = [text for text in figure.findobj(plt.Text) if "$" in text.get_text() and "mathdefault" not in text.get_text()]
         assert not any(text.get_parse_math() and is_math_text(text.get_text()) for text in shown)
         words = [text.get_text().replace("\\$", "$").replace("\n", " ") for text in shown]
@@ -87,30 +125,92 @@ def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"concept": np.arange(400)})
     for model in study.models:
-        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(400), True
-    figure, shapes = charts.plot_histograms(study, table)
+        table[f"delta_{model.name}"], table[f"tested_{model.name}"] = rng.random(400), True
+    figure = histograms(study, table)
     bars = figure.axes[0].patches
     assert len(bars) == 99
     assert sum(bar.get_height() * bar.get_width() for bar in bars) == pytest.approx(1)
     assert np.allclose(bars[0].get_facecolor(), charts.DELTA_CMAP(0.005))
     assert figure.axes[0].get_yscale() == "log"
-    assert shapes["sd15"].n_ranked == 400
+    assert "400 concepts" in figure.axes[0].texts[0].get_text()
 
 
-@pytest.mark.parametrize("n_ranked", [0, 1])
-def test_a_model_without_ranked_concepts_gets_an_empty_panel(make_study, n_ranked):
-    study = make_study()
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"concept": np.arange(9), "firings": np.arange(9), "goes_with": "dvd", "goes_with_auc": 0.9})
-    for model in study.models:
-        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.random(9), np.arange(9) < n_ranked
-    figure, shapes = charts.plot_histograms(study, table)
-    assert f"skewness – [–, –]\n{n_ranked} concepts" in figure.axes[0].texts[0].get_text()
-    assert shapes["sd15"].n_ranked == n_ranked
-    figures = [figure, charts.plot_frequency(study, table)[0], charts.plot_concept_map(study, table, rng.random((9, 2)))]
+@pytest.mark.parametrize("n_tested", [0, 1])
+def test_a_model_without_tested_concepts_gets_an_empty_panel(make_study, n_tested):
+    study, rng = make_study(), np.random.default_rng(0)
+    models = [model.name for model in study.models]
+    table = fake_table(models, rng.random(9), ["dvd"] * 9)
+    for model in models:
+        table[f"tested_{model}"] = np.arange(9) < n_tested
+        table[f"call_{model}"] = "unclear"
+    nan = np.nan
+    figure = histograms(study, table, median=nan, skewness=nan, skewness_low=nan, skewness_high=nan, skewness_raw=nan)
+    assert f"{n_tested} concepts" in figure.axes[0].texts[0].get_text()
+    assert "skewness –, without noise – [–, –]" in figure.axes[0].texts[0].get_text()
+    figures = [figure, frequency(study, table),
+               charts.plot_concept_map(study, table, rng.random((9, 2))),
+               answer_charts.plot_ma(study, table, table.assign(n_concepts=1), funnels(study))]  # fmt: skip
     for figure in figures:
         figure.draw_without_rendering()
         assert len(figure.axes) >= len(study.models)
+
+
+def words_of(figure):
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+
+def test_where_nothing_is_called_or_named_charts_say_it_in_words(make_study):
+    study = make_study()
+    table = fake_table([model.name for model in study.models], [0.5, 0.01], ["dvd", ""]).assign(n_concepts=1)
+    asked = pd.DataFrame(asked_rows("sd15", {"dvd": (3, 0.5, 0.5)}))
+    assert words_of(answer_charts.plot_surest(study, table)) == ["no named family is called suppressed or exaggerated"]
+    for plot in (answer_charts.plot_asked, answer_charts.plot_asked_matrix):
+        assert words_of(plot(study, asked[:0])) == ["no name can be held to what captions ask for"]
+        assert "dvd" in words_of(plot(study, asked.assign(intrusion_value=np.nan)))
+
+
+def test_the_surest_families_are_called_named_and_furthest_from_half(make_study):
+    study = make_study()
+    table = fake_table(["sd15", "pixart"], [0.3, 0.9, 0.02, 0.5, 0.01, 0.1], ["dog", "cat", "dvd", "tree", "", "hat"])
+    table = table.assign(n_concepts=1, call_sd15="unclear")
+    assert answer_charts.surest_families(study, table, n=3)["name"].tolist() == [
+        "dvd",
+        "hat",
+        "cat",
+    ]  # of the sure, by shrunken delta
+    figure = answer_charts.plot_surest(study, table, n=3)
+    filled = {tuple(line.get_ydata()) for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_ydata()) == 3
+              and line.get_markerfacecolor() != "white"}  # fmt: skip
+    (lane,) = filled  # the second model's: the first calls nothing
+    assert lane == pytest.approx((0.19, 1.19, 2.19))
+
+
+def test_called_omissions_are_marked_where_they_stand(make_study):
+    study = make_study()
+    asked = pd.DataFrame(asked_rows("sd15", {"dvd": (9, 0.02, 0.5), "cat": (9, 0.5, 0.9)})
+                         + asked_rows("pixart", {"dvd": (9, 0.5, 0.5), "cat": (9, 0.2, 0.5)}))  # fmt: skip
+    assert answer_charts.telling_words(asked, "omission", 5) == ["dvd", "cat"]
+    assert answer_charts.telling_words(asked, "intrusion", 1) == ["cat"]
+    left = answer_charts.plot_asked_matrix(study, asked).axes[0]
+    assert left.images[0].get_array().tolist() == [[0.02, 0.5], [0.5, 0.2]]
+    (marks,) = left.lines
+    assert sorted(zip(*marks.get_data(), strict=True)) == [(0, 0), (1, 1)]  # dvd of the first model, cat of the second
+
+
+def test_ma_plot_colours_what_is_called_and_names_families(make_study):
+    study = make_study()
+    table = fake_table(["sd15", "pixart"], [0.02, 0.98, 0.5, 0.4], ["dog", "cat", "", ""])
+    axis = answer_charts.plot_ma(study, table, table.assign(n_concepts=1), funnels(study)).axes[0]
+    assert axis.get_title().split("\n") == ["Mini SD 1.5", "1 exaggerated, 1 suppressed, 0 aligned, 2 unclear"]
+    assert {text.get_text() for text in axis.texts} == {"dog", "cat"}
+    assert [line.get_ydata().tolist() for line in axis.lines[:2]] == [[0.0, 0.3, 0.45], [1.0, 0.7, 0.55]]
+
+
+def test_points_of_the_map_are_drawn_in_an_order_that_favours_no_side(make_study):
+    study = make_study()
+    table = fake_table(["sd15", "pixart"], np.linspace(0.01, 0.99, 200), [""] * 200)
+    drawn = charts.plot_concept_map(study, table, np.random.default_rng(0).random((200, 2))).axes[0].collections[1]
+    assert abs(np.corrcoef(np.arange(200), drawn.get_array())[0, 1]) < 0.25
 
 
 def test_labels_that_would_cover_an_earlier_one_are_left_out():
@@ -128,6 +228,17 @@ def test_grid_puts_every_picture_in_its_place():
     assert below.y0 == right.y0 < one.y0
     lit, faded = figure.axes[1].images[0].get_array()[[0, 0], [0, 3], 0]
     assert (lit, faded) == (0.0, pytest.approx(0.8))
+
+
+def test_an_empty_grid_says_so_and_notes_stand_below_their_pairs():
+    assert words_of(draw_grid([], nothing="nothing is called suppressed")) == ["nothing is called suppressed"]
+    picture = np.zeros((4, 4, 3))
+    figure = draw_grid([Row("one", [Cell(picture)] * 4, ["first pair", "second pair"]), Row("two", [Cell(picture)] * 4)])
+    first, second = (next(text for text in figure.texts if text.get_text() == f"{which} pair") for which in ("first", "second"))
+    boxes = [axis.get_position() for axis in figure.axes]
+    assert boxes[4].y1 < first.get_position()[1] <= boxes[0].y0
+    assert first.get_position()[0] == pytest.approx(boxes[0].x0)
+    assert second.get_position()[0] == pytest.approx(boxes[2].x0)
 
 
 def test_principal_colours_tell_two_kinds_of_token_apart():
@@ -156,8 +267,8 @@ def test_no_panel_of_the_histograms_is_lost_where_models_have_few_concepts_or_ma
     study, rng = make_study(), np.random.default_rng(0)
     table = pd.DataFrame({"concept": np.arange(4000)})
     for model, n_ranked in zip(study.models, (20, 4000), strict=True):
-        table[f"delta_{model.name}"], table[f"ranked_{model.name}"] = rng.beta(60, 60, 4000), np.arange(4000) < n_ranked
-    figure, _ = charts.plot_histograms(study, table)
+        table[f"delta_{model.name}"], table[f"tested_{model.name}"] = rng.beta(60, 60, 4000), np.arange(4000) < n_ranked
+    figure = histograms(study, table)
     low, high = figure.axes[1].get_ylim()
     heights = [bar.get_height() for bar in figure.axes[1].patches if bar.get_height() > 0]
     assert low < min(heights)
@@ -173,4 +284,6 @@ def test_letters_that_no_font_has_and_fine_patches_are_drawn(make_study):
     fired, plain = figure.axes
     assert fired.images[0].get_interpolation() == "antialiased"
     assert len(fired.collections) == 1  # the outline of the patch
+    (zoomed,) = fired.child_axes  # and its surroundings, enlarged
+    assert zoomed.images[0].get_array().shape[0] == len(fired.images[0].get_array()) // 4
     assert not plain.collections

@@ -10,13 +10,10 @@ from blindspots_lib.analysis import energies as analysis_energies
 from blindspots_lib.analysis.energies import TokenCodes, cooccurrence, encode_images, save_codes
 from blindspots_lib.analysis.statistics import image_energies
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
-from blindspots_lib.core.config import ScenePairs
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.sae.dictionaries import Codes
 from blindspots_lib.sae.model import TopKSAE
-from blindspots_lib.trial import matching
 from blindspots_lib.trial.metrics import auroc
-from blindspots_lib.trial.tables import association_names
 
 MANY_SHARDS = """
 import resource
@@ -124,14 +121,3 @@ def test_areas_under_the_roc_curve_match_scikit_learn():
     np.testing.assert_allclose(auroc(scores, present), expected)
     assert auroc(scores, present[:, 0]) == pytest.approx(expected[0])
     assert np.isnan(auroc(scores, np.ones((60, 1), bool))).all()
-
-
-def test_concept_is_named_after_what_it_detects(monkeypatch):
-    things = [["dvd", "wood"], ["page", "wood"], ["dvd", "sky"], ["page", "sky"]]
-    monkeypatch.setattr(matching, "shown_concepts", lambda config, position: dict.fromkeys(things[position], 1))
-    config = ScenePairs(source="scenes", n=4, seed=0)
-    energies = sp.csr_matrix(np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 3.0], [0.0, 0.0, 2.0]], np.float32))
-    names = association_names(energies, config, np.arange(4))
-    assert names[0] == ("dvd", 1.0)
-    assert names[1][0] == ""
-    assert names[2] == ("sky", 1.0)

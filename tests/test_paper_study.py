@@ -68,7 +68,7 @@ def paper(hub, tmp_path_factory):
         model |= {"image_size": 64, "steps": 2, "batch_size": 13}
     study["models"][-1]["arguments"]["prior_num_inference_steps"] = 2
     study["sae"] |= {"n_concepts": 48, "threshold": 1.5}
-    study["analysis"] |= {"n_bootstrap": 20, "min_images": 2}
+    study["analysis"] |= {"n_bootstrap": 20}
     (folder / "paper.yaml").write_text(yaml.safe_dump(study, allow_unicode=True))
     environment = {
         **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1",

@@ -12,8 +12,8 @@ from blindspots_lib.core.study import load_study
 PAGES = {
     name: (PROJECT_ROOT / name).read_text(encoding="utf-8")
     for name in (
-        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "studies/mini.md", "benchmarks/README.md",
-        "figures/README.md",
+        "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "studies/answers.md", "studies/mini.md",
+        "benchmarks/README.md", "figures/README.md",
     )
 }  # fmt: skip
 README, MINI, BENCHMARKS, FIGURES = (

@@ -24,8 +24,9 @@ def sides():
     return {"m": pd.Series({name: "suppressed" if name == "dvd" else "" for name in NAMES})}
 
 
-def test_units_that_fire_too_rarely_are_not_ranked(present, sides):
-    (row,) = unit_table(AMOUNTS, present, sides, min_images=3).to_dict("records")  # the second fires on two images in all
+def test_units_that_fire_too_rarely_are_not_ranked(present, sides, monkeypatch):
+    monkeypatch.setattr("blindspots_lib.trial.tables.MIN_IMAGES", 3)
+    (row,) = unit_table(AMOUNTS, present, sides).to_dict("records")  # the second fires on two images in all
     assert row == {"model": "m", "unit": 0, "truth": "dvd", "purity": 1.0, "delta": pytest.approx(1 / 5), "planted": "suppressed"}
 
 

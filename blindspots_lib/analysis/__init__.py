@@ -1,1 +1,1 @@
-"""From codes to results: energies, the energy difference delta(k) and its distribution, memorization."""
+"""From codes to answers: energies, delta(k), names, families, calls, omission and intrusion, memorization, claims."""

@@ -3,24 +3,26 @@
 `run.stages` makes what is read here; `run.stages.open_results` opens it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+import scipy.sparse as sp
+from jaxtyping import Float, Int
 
-from blindspots_lib.analysis.delta import concept_table
 from blindspots_lib.analysis.energies import Energies, TokenCodes, load_energies, statistics_artifact
-from blindspots_lib.analysis.memorization import Neighbours, datapoint_table, distance_in_place
 from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import contents
-from blindspots_lib.core.files import replacing
+from blindspots_lib.core.storage import open_table
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.pairs import ImageStore, PairTable, complete_pairs, read_pair_table
+from blindspots_lib.sae.model import load_sae
 
-CONCEPTS, DATAPOINTS = Stage("concept table", 1), Stage("datapoint table", 1)
+NAMES, CONCEPTS, FAMILIES = Stage("names", 1), Stage("concept table", 2), Stage("family table", 1)
+ASKED, COMPOSITION, DATAPOINTS = Stage("asked table", 1), Stage("composition table", 1), Stage("datapoint table", 2)
+SAE_ERRORS, CLAIMS = Stage("SAE errors", 1), Stage("claims", 1)
 Sources = Mapping[str, Artifact]  # "real" and the models' names, in the study's order
 
 
@@ -57,6 +59,12 @@ class Results:
         return self.completeness[0]
 
     @cached_property
+    def captions(self) -> list[str]:
+        """The captions of the complete pairs."""
+        captions = dict(zip(self.pairs.pair_ids, self.pairs.captions, strict=True))
+        return [captions[pair_id] for pair_id in self.pair_ids]
+
+    @cached_property
     def rows(self) -> dict[str, Int[np.ndarray, "pairs"]]:
         """For each source, where the complete pairs stand in its shards, which may lack or order pairs differently."""
         return {source: np.array([store.row_of[pair_id] for pair_id in self.pair_ids]) for source, store in self.images.items()}
@@ -83,29 +91,101 @@ class Results:
             for source, artifact in self.energies_of.items()
         }
 
+    @property
+    def matrices(self) -> dict[str, sp.csr_matrix]:
+        """The energies of each source, (pairs, k)."""
+        return {source: energies.matrix for source, energies in self.energies.items()}
+
     @cached_property
     def codes(self) -> dict[str, TokenCodes]:
         return {source: TokenCodes(artifact.require()) for source, artifact in self.energies_of.items()}
 
     @cached_property
+    def atoms(self) -> Float[np.ndarray, "k d"]:
+        """The atoms of the SAE's dictionary."""
+        return load_sae(self.sae.require().folder).dictionary.atoms().detach().numpy()
+
+    # -- tables --------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> pd.DataFrame:
+        """One row per concept: concept, name, name_lift, name_r, family."""
+        return open_table(self.names_artifact)
+
+    @cached_property
     def concepts(self) -> pd.DataFrame:
-        """One row per concept, from `concepts.parquet`."""
+        """One row per concept, from `concepts.parquet`: see `concepts.concept_table`."""
         return open_table(self.concepts_artifact)
 
     @cached_property
+    def families(self) -> pd.DataFrame:
+        """One row per family of concepts, from `families.parquet`: see `concepts.family_table`."""
+        return open_table(self.families_artifact)
+
+    @cached_property
+    def asked(self) -> pd.DataFrame:
+        """One row per word and model, from `asked.parquet`: see `asked.asked_table`."""
+        return open_table(self.asked_artifact)
+
+    @cached_property
+    def composition(self) -> pd.DataFrame:
+        """One row per two words and model, from `composition.parquet`: see `composition.composition_table`."""
+        return open_table(self.composition_artifact)
+
+    @cached_property
     def datapoints(self) -> pd.DataFrame:
-        """One row per pair and model, from `datapoints.parquet`."""
+        """One row per pair and model, from `datapoints.parquet`: see `memorization.datapoint_table`."""
         return open_table(self.datapoints_artifact)
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """One row per claim of the paper and model: see `claims.claims_table`."""
+        return open_table(self.claims_artifact)
+
+    def sae_errors(self, name: str) -> pd.DataFrame:
+        """Return one of the tables of the SAE's own errors: "coherence", "image_errors", "word_errors", "energy_definitions"."""
+        return open_table(self.sae_error_artifacts[name])
+
+    @property
+    def names_artifact(self) -> Artifact:
+        inputs = {"real": self.statistics_of["real"].fingerprint, "sae": self.sae.fingerprint}
+        return Artifact(self.study.workspace, "tables/names", NAMES, {"seed": self.study.analysis.seed}, inputs)
 
     @property
     def concepts_artifact(self) -> Artifact:
-        config = contents(self.study.analysis)
-        return Artifact(self.study.workspace, "tables/concepts", CONCEPTS, config, fingerprints_of(self.statistics_of))
+        return self.table("concepts", CONCEPTS, names=self.names_artifact)
+
+    @property
+    def families_artifact(self) -> Artifact:
+        return self.table("families", FAMILIES, names=self.names_artifact)
+
+    @property
+    def asked_artifact(self) -> Artifact:
+        return self.table("asked", ASKED)
+
+    @property
+    def composition_artifact(self) -> Artifact:
+        return self.table("composition", COMPOSITION)
+
+    def table(self, name: str, stage: Stage, **inputs: Artifact) -> Artifact:
+        """Return the output folder of a table that settings of the analysis decide."""
+        found = fingerprints_of({**self.statistics_of, **inputs})
+        return Artifact(self.study.workspace, f"tables/{name}", stage, contents(self.study.analysis), found)
 
     @property
     def datapoints_artifact(self) -> Artifact:
-        config = {"training_corpus": contents(self.study.training_corpus)}
-        return Artifact(self.study.workspace, "tables/datapoints", DATAPOINTS, config, fingerprints_of(self.statistics_of))
+        config = {"training_corpus": contents(self.study.training_corpus), "seed": self.study.analysis.seed}
+        inputs = fingerprints_of(self.statistics_of)
+        return Artifact(self.study.workspace, "tables/datapoints", DATAPOINTS, config, inputs)
+
+    @property
+    def claims_artifact(self) -> Artifact:
+        return self.table("claims", CLAIMS, concepts=self.concepts_artifact, datapoints=self.datapoints_artifact)
+
+    @property
+    def sae_error_artifacts(self) -> dict[str, Artifact]:
+        names = ("coherence", "image_errors", "word_errors", "energy_definitions")
+        return {name: self.table(name, SAE_ERRORS, sae=self.sae) for name in names}
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -115,43 +195,3 @@ class Results:
 
 def fingerprints_of(sources: Sources) -> dict[str, str]:
     return {source: artifact.fingerprint for source, artifact in sources.items()}
-
-
-def tabulate_concepts(results: Results, names: Callable[[], list[tuple[str, float]]]) -> Artifact:
-    """Make `concepts.parquet`; `names` finds what each concept goes with, and how well (see `concept_table`)."""
-    return keep_table(results.concepts_artifact, lambda: concept_table(results.energies, results.study.analysis, names()))
-
-
-def tabulate_datapoints(results: Results, neighbours: Callable[[], dict[str, Neighbours]]) -> Artifact:
-    """Make `datapoints.parquet`; `neighbours` finds the nearest training images of every source, or none."""
-
-    def build() -> pd.DataFrame:
-        codes, rows = results.codes, results.rows
-        in_place = {
-            model.name: distance_in_place(codes[model.name], codes["real"], rows[model.name], rows["real"])
-            for model in results.study.models
-        }
-        matrices = {source: energies.matrix for source, energies in results.energies.items()}
-        return datapoint_table(results.pair_ids, matrices, in_place, neighbours())
-
-    return keep_table(results.datapoints_artifact, build)
-
-
-def keep_table(artifact: Artifact, build: Callable[[], pd.DataFrame]) -> Artifact:
-    """Write the table of an artifact as Parquet, unless it is there."""
-    if not artifact.is_complete():
-        artifact.begin()
-        table = build()
-        with replacing(table_path(artifact)) as partial:
-            table.to_parquet(partial, index=False)
-        artifact.finish(n_rows=len(table))
-    return artifact
-
-
-def open_table(artifact: Artifact) -> pd.DataFrame:
-    """The table that `keep_table` wrote. Raises StudyError if it is not made yet."""
-    return pd.read_parquet(table_path(artifact.require()))
-
-
-def table_path(artifact: Artifact):
-    return artifact.folder / f"{artifact.folder.name}.parquet"

@@ -321,8 +321,10 @@ class Analysis(Part):
     arithmetic: Literal["ratio", "published"] = "ratio"  # delta = E'/(E + E'); or the published scripts', with temperatures
     suppressed_below: Annotated[float, Field(gt=0, lt=0.5)] = 0.1  # lambda_min
     exaggerated_above: Annotated[float, Field(gt=0.5, lt=1)] = 0.9  # lambda_max
-    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the concepts, for the skewness
-    min_images: Count = 5  # a concept is ranked if it fires on at least this many images, real and generated together
+    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the calls "suppressed" and "exaggerated"
+    n_swaps: Annotated[int, Field(ge=100)] = 2000  # random swaps of real and generated images, for the family-wise p-values
+    aligned_band: Annotated[float, Field(gt=0, lt=0.4)] = 0.1  # a concept whose delta is surely within 0.5 +- this is aligned
+    n_bootstrap: Annotated[int, Field(ge=20)] = 200  # resamplings of the pairs
     seed: Seed = 0
 
     @model_validator(mode="after")

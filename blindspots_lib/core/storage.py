@@ -1,10 +1,11 @@
-"""Shards on disk: Parquet files with images, memory-mapped arrays, and the one loop that fills an output with them."""
+"""Outputs on disk: shards of images, memory-mapped arrays, tables, and the one loop that fills an output with shards."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from blindspots_lib.core.artifacts import Artifact, shard_path
@@ -75,3 +76,23 @@ def open_array(path: Path) -> np.ndarray:
 def read_arrays(artifact: Artifact) -> np.ndarray:
     """The rows of all .npy shards of an output, in memory; one file is open at a time."""
     return np.concatenate([np.array(open_array(path)) for path in sorted(artifact.folder.glob("shard-*.npy"))])
+
+
+def keep_table(artifact: Artifact, build: Callable[[], pd.DataFrame]) -> Artifact:
+    """Write the table of an artifact as Parquet, unless it is there."""
+    if not artifact.is_complete():
+        artifact.begin()
+        table = build()
+        with replacing(table_path(artifact)) as partial:
+            table.to_parquet(partial, index=False)
+        artifact.finish(n_rows=len(table))
+    return artifact
+
+
+def open_table(artifact: Artifact) -> pd.DataFrame:
+    """Return the table that `keep_table` wrote. Raises StudyError if it is not made yet."""
+    return pd.read_parquet(table_path(artifact.require()))
+
+
+def table_path(artifact: Artifact) -> Path:
+    return artifact.folder / f"{artifact.folder.name}.parquet"

@@ -1,1 +1,1 @@
-"""Finished results for people: charts, grids of pictures, widgets."""
+"""Finished results for people: charts, grids of pictures, widgets, the report, the review sheet."""

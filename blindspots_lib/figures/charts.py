@@ -12,10 +12,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from blindspots_lib.analysis import distribution
-from blindspots_lib.analysis.delta import ranked_deltas
-from blindspots_lib.analysis.distribution import Correlation, Shape, energy_ratio
+from blindspots_lib.analysis.agreement import Apart
+from blindspots_lib.analysis.delta import deltas_of_tested
+from blindspots_lib.analysis.distribution import FrequencyCorrelation, Shape, energy_ratio
+from blindspots_lib.analysis.jackknife import Correlation
 from blindspots_lib.analysis.memorization import Excess, nearer_than_real
 from blindspots_lib.core.study import Study
+from blindspots_lib.figures.selection import called_in_order, shown_name
 from blindspots_lib.figures.style import DELTA_CMAP, INK, MODEL_COLOURS, QUIET, REAL_COLOUR, literal, model_colour, panels
 
 DELTA_LABELS = {
@@ -25,23 +28,27 @@ DELTA_LABELS = {
 
 FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
 LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as fractions of the map
-NAMED_FROM = 0.8  # least area under the ROC curve at which a concept gets the name of a ground-truth concept
+N_LABELS = 10  # names on a map or panel, at most
 
 
-def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Shape]]:
-    """Draw the histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness as text."""
+def plot_histograms(study: Study, table: pd.DataFrame, shapes: Mapping[str, Shape]) -> Figure:
+    """Draw the histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness as text.
+
+    `shapes` holds each model's `distribution.distribution_shape`.
+    """
     figure, axes = panels(len(study.models))
-    shapes, edges, highest = {}, np.linspace(0, 1, 100), []
+    edges, highest = np.linspace(0, 1, 100), []
+    low, high = study.analysis.suppressed_below, study.analysis.exaggerated_above
     for axis, model in zip(axes, study.models, strict=True):
-        deltas = ranked_deltas(table, model.name).to_numpy()
-        shape = shapes[model.name] = distribution.distribution_shape(deltas, study.analysis)
+        deltas, shape = deltas_of_tested(table, model.name).to_numpy(), shapes[model.name]
         axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
-        for threshold in (study.analysis.suppressed_below, study.analysis.exaggerated_above):
+        for threshold in (low, high):
             axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
         axis.set(xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=literal(model.label))
         text = (f"median {shape.median:.2f} (dashed)\n"
-                f"skewness {shape.skewness:+.2f} [{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n"
-                f"{shape.n_ranked} concepts, {shape.n_suppressed} below, {shape.n_exaggerated} above")  # fmt: skip
+                f"skewness {shape.skewness_raw:+.2f}, without noise {shape.skewness:+.2f} "
+                f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n"
+                f"{len(deltas)} concepts, {(deltas < low).sum()} below, {(deltas > high).sum()} above")  # fmt: skip
         axis.text(0.02, 0.98, dashed(text), transform=axis.transAxes, va="top", fontsize=7.5,
                   bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})  # fmt: skip
         if len(deltas):
@@ -52,7 +59,7 @@ def plot_histograms(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str
     if highest:  # once for all panels: a limit that is set ends the autoscaling of axes that are shared
         axes[0].set_ylim(top=max(highest) * 12)
     axes[0].set_ylabel("density of concepts (log scale)")
-    return figure, shapes
+    return figure
 
 
 def dashed(text: str) -> str:
@@ -61,30 +68,44 @@ def dashed(text: str) -> str:
 
 
 def plot_concept_map(study: Study, table: pd.DataFrame, places: Float[np.ndarray, "k 2"]) -> Figure:
-    """Draw the UMAP of the dictionary, one panel per model, coloured by delta(k); concepts that are not ranked stay grey.
+    """Draw the UMAP of the dictionary, one panel per model, coloured by delta(k); concepts that are not tested stay grey.
 
-    Ten concepts at most get the name of the ground-truth concept that they match well: those of delta furthest from 0.5.
+    Ten concepts at most get their name: called ones, of shrunken delta furthest from 0.5. The order of drawing is random, so that
+    no side covers the other.
     """
     figure, axes = panels(len(study.models), width=5.0, height=4.6)
+    order = np.random.default_rng(study.analysis.seed).permutation(len(table))
     for axis, model in zip(axes, study.models, strict=True):
-        deltas = ranked_deltas(table, model.name)
-        axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0)
-        drawn = axis.scatter(*places[deltas.index].T, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0)
-        furthest = table.loc[(deltas - 0.5).abs().sort_values(ascending=False, kind="stable").index]
-        matched = furthest[furthest["goes_with_auc"] >= NAMED_FROM].drop_duplicates("goes_with")
-        for concept in well_apart(matched.index, places)[:10]:
-            axis.annotate(matched.loc[concept, "goes_with"], places[concept], fontsize=6.5, xytext=(3, 3),
-                          textcoords="offset points",
-                          path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
+        deltas = deltas_of_tested(table, model.name)
+        drawn_last = order[np.isin(order, deltas.index)]
+        axis.scatter(*places.T, s=4, color="#e3e0e5", linewidths=0, rasterized=True)
+        drawn = axis.scatter(*places[drawn_last].T, c=deltas[drawn_last], cmap=DELTA_CMAP, vmin=0, vmax=1, s=13, linewidths=0,
+                             rasterized=True)  # fmt: skip
+        named = most_extreme(table, model.name).drop_duplicates("name")
+        chosen = well_apart(named.index, places)[:N_LABELS]
+        label_points(axis, named.loc[chosen], places[chosen])
         axis.set(title=literal(model.label), xlabel="UMAP 1 of the atoms (cosine)", xticks=[], yticks=[])
     axes[0].set_ylabel("UMAP 2")
     figure.colorbar(drawn, ax=axes, label=DELTA_LABELS[study.analysis.arithmetic], shrink=0.8)
     return figure
 
 
+def most_extreme(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the named rows that are called for a model, those of shrunken delta furthest from 0.5 first."""
+    rows = called_in_order(table[table["name"] != ""], model)
+    return rows.loc[(rows[f"shrunken_{model}"] - 0.5).abs().sort_values(ascending=False, kind="stable").index]
+
+
+def label_points(axis, rows: pd.DataFrame, places: Float[np.ndarray, "n 2"]) -> None:
+    """Write the names of rows beside their points."""
+    for (_, row), place in zip(rows.iterrows(), places, strict=True):
+        axis.annotate(literal(shown_name(row)), place, fontsize=6.5, xytext=(3, 3), textcoords="offset points",
+                      path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
+
+
 def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> list[int]:
     """Return the concepts whose labels cover no label of an earlier one."""
-    unit = places / np.ptp(places, axis=0)
+    unit = places / np.maximum(np.ptp(places, axis=0), 1e-12)
     free: list[int] = []
     for concept in concepts:
         if all((np.abs(unit[concept] - unit[other]) > LABEL_SIZE).any() for other in free):
@@ -93,60 +114,75 @@ def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> lis
 
 
 def plot_cross_model(
-    study: Study, table: pd.DataFrame, apart: Mapping[str, Correlation]
-) -> tuple[Figure, dict[str, Correlation]]:
+    study: Study, table: pd.DataFrame, same: Mapping[str, Correlation], apart: Mapping[str, Apart]
+) -> Figure:  # fmt: skip
     """Draw delta(k) of the first model against each other model, and the matrix of all correlations.
 
-    `apart` holds the correlations on disjoint pairs, "first~second" (`distribution.correlate_apart`).
+    `same` holds the correlations on the same pairs, "first~second" (`agreement.correlate_models`), `apart` those on disjoint
+    pairs (`agreement.correlate_apart`), which are shown corrected for the noise of the halves.
     """
     first, others = study.models[0], study.models[1:]
     names, labels = [model.name for model in study.models], [literal(model.label) for model in study.models]
-    same = {f"{a}~{b}": distribution.correlate_models(table, a, b) for a, b in itertools.combinations(names, 2)}
     figure, axes = panels(len(names), width=4.4, height=3.9, shared=False)
     for axis, other in zip(axes, others, strict=False):
-        both = table[table[f"ranked_{first.name}"] & table[f"ranked_{other.name}"]]
+        both = table[table[f"tested_{first.name}"] & table[f"tested_{other.name}"]]
         x, y = energy_ratio(both, first.name), energy_ratio(both, other.name)
         sizes = 5 + 5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
         axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0)
-        c, d = (of[f"{first.name}~{other.name}"] for of in (same, apart))
+        axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0, rasterized=True)
+        c, d = same[f"{first.name}~{other.name}"], apart[f"{first.name}~{other.name}"].corrected
         axis.set(xlabel=f"δ(k), {literal(first.label)}", ylabel=f"δ(k), {literal(other.label)}")
-        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal",
-                 title=f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
-                       f"disjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]")  # fmt: skip
+        title = f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\ndisjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]"
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=dashed(title))
     matrix = np.eye(len(names))
     for i, j in itertools.combinations(range(len(names)), 2):
-        matrix[i, j], matrix[j, i] = (of[f"{names[i]}~{names[j]}"].r for of in (apart, same))
+        pair = f"{names[i]}~{names[j]}"
+        matrix[i, j], matrix[j, i] = apart[pair].corrected.r, same[pair].r
     sns.heatmap(matrix, ax=axes[-1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
                 xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
-    axes[-1].set_title("below the diagonal: same pairs\nabove: disjoint pairs")
+    axes[-1].set_title("below the diagonal: same pairs\nabove: disjoint pairs, without noise")
     axes[-1].tick_params(axis="y", rotation=0)
     plt.setp(axes[-1].get_xticklabels(), rotation=25, ha="right")
-    return figure, same | {f"{pair}, disjoint pairs": c for pair, c in apart.items()}
+    return figure
 
 
-def plot_frequency(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Correlation]]:
-    """Draw delta(k) against the number of firings on real images, with the 5 % to 95 % band and the median."""
+def plot_frequency(
+    study: Study, table: pd.DataFrame, funnels: Mapping[str, pd.DataFrame], correlations: Mapping[str, FrequencyCorrelation]
+) -> Figure:  # fmt: skip
+    """Draw delta(k) against the number of firings on real images, with its 5 % to 95 % band, and the funnel of chance.
+
+    `funnels` holds, per model, the band in which delta lies by chance alone, over the firings (`distribution.null_funnel`), and
+    `correlations` its `distribution.correlate_error_with_frequency`.
+    """
     figure, axes = panels(len(study.models))
-    correlations = {}
     for axis, model in zip(axes, study.models, strict=True):
-        ranked = table.loc[ranked_deltas(table, model.name).index]
-        deltas = distribution.frequency_values(ranked, model.name, study.analysis).dropna()
+        tested = table.loc[deltas_of_tested(table, model.name).index]
+        deltas = distribution.frequency_values(tested, model.name, study.analysis).dropna()
         firings = table["firings"].to_numpy()[deltas.index]
         bands = distribution.frequency_bands(firings, deltas.to_numpy())
-        c = correlations[model.name] = distribution.correlate_error_with_frequency(firings, deltas.to_numpy())
         axis.fill_between(bands["firings"] + 1, bands["low"], bands["high"], color="#582949", alpha=0.15, linewidth=0,
-                          label="5 % to 95 %")  # fmt: skip
-        axis.scatter(firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0)
+                          label="5 % to 95 % of concepts")  # fmt: skip
+        axis.scatter(
+            firings + 1, deltas, c=deltas, cmap=DELTA_CMAP, vmin=0, vmax=1, s=7, alpha=0.8, linewidths=0, rasterized=True
+        )
         axis.plot(bands["firings"] + 1, bands["median"], color=INK, linewidth=1.2, label="median")
+        draw_funnel(axis, funnels[model.name], offset=1)
         axis.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.set(xscale="log" if len(deltas) else axis.get_xscale(), ylim=(-0.02, 1.02), title=literal(model.label),
+        axis.set(xscale="log" if len(deltas) else axis.get_xscale(), ylim=(-0.02, 1.18), title=literal(model.label),
                  xlabel="firings on real images + 1 (tokens, log scale)")  # fmt: skip
-        text = dashed(f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]")
-        axis.text(0.98, 0.98, text, ha="right", va="top", transform=axis.transAxes, fontsize=7.5)
+        c = correlations[model.name]
+        text = (f"firings with |δ − ½|: Spearman {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\n"
+                f"by chance alone {c.chance_low:.2f} to {c.chance_high:.2f}")  # fmt: skip
+        axis.text(0.98, 0.98, dashed(text), ha="right", va="top", transform=axis.transAxes, fontsize=7.5)
     axes[0].set_ylabel(FREQUENCY_LABELS[study.analysis.arithmetic].replace(" = ", "\n= ").replace("published: ", "published\n"))
-    axes[0].legend(fontsize=7.5, loc="lower right")
-    return figure, correlations
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=3)
+    return figure
+
+
+def draw_funnel(axis, funnel: pd.DataFrame, offset: int = 0) -> None:
+    """Draw the edges between which 95 % of the concepts of a faultless model lie; `offset` moves x on a log axis of x + 1."""
+    for edge, label in ((funnel["low"], "95 % by chance alone"), (funnel["high"], None)):
+        axis.plot(funnel["x"] + offset, edge, color=INK, linewidth=0.9, linestyle="--", label=label)
 
 
 def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
@@ -207,8 +243,8 @@ def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated
     for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
         both = counts / np.maximum(np.diag(counts), 1)[:, None]
         np.fill_diagonal(both, np.nan)
-        sns.heatmap(both, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, xticklabels=labels, yticklabels=labels,
-                    cbar=False)  # fmt: skip
+        sns.heatmap(both, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, cbar=False,
+                    xticklabels=list(map(literal, labels)), yticklabels=list(map(literal, labels)))  # fmt: skip
         axis.set_title(literal(title))
         axis.tick_params(labelsize=7, length=0)
         axis.tick_params(axis="x", labelrotation=90)

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blindspots_lib.analysis.delta import ranked_deltas
 from blindspots_lib.analysis.energies import cooccurrence
 from blindspots_lib.analysis.memorization import extreme_pairs
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.data.scenes import draw_scene
-from blindspots_lib.figures.charts import NAMED_FROM
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours
+from blindspots_lib.figures.selection import SIDES, called, shown_name, verdict_lines
 
 SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)  # the values of delta that a scale figure shows
 
@@ -39,42 +39,47 @@ def token_colours(results: Results, patches: dict[str, np.ndarray], side: int) -
     return draw_grid(rows)
 
 
-def concept_cell(results: Results, source: str, position: int, concept: int, strength: float) -> Cell:
-    """Return the image of a source at a position among the complete pairs, with the concept's heatmap."""
-    return Cell(results.images[source][results.pair_ids[position]], "", heatmap(results, source, position, concept), strength)
+def concept_cell(results: Results, source: str, position: int, concepts: Sequence[int], strength: float) -> Cell:
+    """Return the image of a source at a position among the complete pairs, with the heatmap of some concepts together."""
+    image = results.images[source][results.pair_ids[position]]
+    return Cell(image, "", heatmap(results, source, position, concepts), strength)
 
 
-def heatmap(results: Results, source: str, position: int, concept: int) -> np.ndarray:
-    return results.codes[source].heatmap(int(results.rows[source][position]), concept)
+def heatmap(results: Results, source: str, position: int, concepts: Sequence[int]) -> Float[np.ndarray, "side side"]:
+    """Return the sum of some concepts' codes at every patch of an image."""
+    codes = results.codes[source]
+    patches = codes.patch_codes(results.rows[source][[position]])[:, list(concepts)]
+    return np.asarray(patches.sum(axis=1), np.float32).reshape(codes.layout.patches_per_side, -1)
 
 
-def top_images(results: Results, source: str, concept: int, n: int) -> list[int]:
-    """Return the positions of the at most n images with the highest energy of a concept, highest first."""
-    return [int(position) for position in results.energies[source].stats.top_ids[concept, :n] if position >= 0]
+def summed_energy(results: Results, source: str, concepts: Sequence[int]) -> Float[np.ndarray, "pairs"]:
+    """Return the energy of some concepts together, per image of a source."""
+    return np.asarray(results.energies[source].matrix[:, list(concepts)].sum(axis=1), np.float64).ravel()
 
 
-def concept_strength(results: Results, concept: int) -> float:
-    """Return the scale of a concept's heatmaps: its highest token code on its top images of any source."""
-    shown = ((source, position) for source in results.codes for position in top_images(results, source, concept, 3))
-    return max((float(heatmap(results, *place, concept).max()) for place in shown), default=0.0)
+def top_images(results: Results, source: str, concepts: Sequence[int], n: int) -> list[int]:
+    """Return the positions of the at most n images with the highest energy of some concepts together, highest first."""
+    energy = summed_energy(results, source, concepts)
+    return [int(position) for position in np.argsort(-energy, kind="stable")[:n] if energy[position] > 0]
+
+
+def heatmap_strength(results: Results, sources: Sequence[str], concepts: Sequence[int]) -> float:
+    """Return the scale of heatmaps of some concepts together: the highest value on their top images of any of the sources."""
+    shown = ((source, position) for source in sources for position in top_images(results, source, concepts, 3))
+    return max((float(heatmap(results, *place, concepts).max()) for place in shown), default=0.0)
 
 
 def concept_label(results: Results, concept: int, model: str | None = None) -> str:
-    """Return a concept's number, its ground-truth concept where known, and its delta with the interval for one model."""
+    """Return a concept's name and number; for one model also its call, its shrunken delta with the interval, and its delta."""
     row = results.concepts.loc[concept]
-    label = f"concept {concept}"
-    if row["goes_with"]:
-        named = row["goes_with_auc"] >= NAMED_FROM
-        label += f"\nbest match: {row['goes_with']}\n(AUC {row['goes_with_auc']:.2f})" if named else "\nno clear match"
-    if model is not None:
-        label += f"\nδ = {row[f'delta_{model}']:.2f} [{row[f'low_{model}']:.2f}, {row[f'high_{model}']:.2f}]"
-    return label
+    label = [shown_name(row)] + [f"concept {concept}"] * bool(row["name"])
+    return "\n".join(label + (verdict_lines(row, model) if model is not None else []))
 
 
 def top_cells(results: Results, source: str, concept: int, n: int) -> list[Cell | None]:
     """Return the n top images of a concept; None where it fires on fewer."""
-    strength, found = concept_strength(results, concept), top_images(results, source, concept, n)
-    cells = [concept_cell(results, source, position, concept, strength) for position in found]
+    strength, found = heatmap_strength(results, list(results.codes), [concept]), top_images(results, source, [concept], n)
+    cells = [concept_cell(results, source, position, [concept], strength) for position in found]
     return cells + [None] * (n - len(cells))
 
 
@@ -84,36 +89,41 @@ def concept_sheet(results: Results, concepts: Sequence[int], n: int = 8) -> Figu
 
 
 def typical_concepts(results: Results, n: int) -> list[int]:
-    """Return n concepts in equal steps from those that fire on most real images to those that fire on few."""
-    n_images = results.concepts["n_images_real"]
-    table = results.concepts[n_images >= min(results.study.analysis.min_images, n_images.max())]
+    """Return n concepts in equal steps from those that fire on most real images to those that fire on few.
+
+    They are tested for some model; where none is, any concept may stand here.
+    """
+    tested = results.concepts[[f"tested_{model.name}" for model in results.study.models]].any(axis=1)
+    table = results.concepts[tested if tested.any() else slice(None)]
     order = table.sort_values(["n_images_real", "concept"], ascending=[False, True])["concept"].to_numpy()
     return [int(c) for c in order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]]
 
 
 def concept_everywhere(results: Results, concept: int, n: int = 8) -> Figure:
     """Draw one concept: a row of its top images for each source."""
+    row = results.concepts.loc[concept]
     rows = [Row("real images\n" + concept_label(results, concept), top_cells(results, "real", concept, n))]
     for model in results.study.models:
-        delta = results.concepts.loc[concept, f"delta_{model.name}"]
-        rows.append(Row(f"{model.label}\nδ = {delta:.2f}", top_cells(results, model.name, concept, n)))
-    return draw_grid(rows)
-
-
-def well_observed(results: Results, model: str) -> pd.DataFrame:
-    """Return the ranked concepts that fire on at least 1 % of the images, real and generated; all if those are few."""
-    table = results.concepts.loc[ranked_deltas(results.concepts, model).index]
-    often = table[table["n_images_real"] + table[f"n_images_{model}"] >= 0.01 * 2 * len(results.pair_ids)]
-    return often if len(often) >= 2 * len(SCALE) else table
+        label = "\n".join([model.label, *verdict_lines(row, model.name)])
+        rows.append(Row(label, top_cells(results, model.name, concept, n)))
+    return draw_grid(rows, label_width=2.0, wrap=30)
 
 
 def concepts_along_scale(results: Results, model: str) -> list[int]:
-    """Return for each step of `SCALE` the well observed concept of nearest delta; among equals the most frequent one."""
-    table, chosen = well_observed(results, model), []
+    """Return for each step of `SCALE` the tested concept of nearest shrunken delta, each of another family.
+
+    Among equally near ones a named concept comes first, then the most frequent one. Fewer than five where fewer are tested.
+    """
+    left, chosen = results.concepts[results.concepts[f"tested_{model}"]], []
     for step in SCALE:
-        left = table.drop(chosen)
-        left = left.assign(distance=(left[f"delta_{model}"] - step).abs().round(2))
-        chosen.append(int(left.sort_values(["distance", "firings"], ascending=[True, False]).index[0]))
+        if len(left):
+            distance = (left[f"shrunken_{model}"] - step).abs().round(2)
+            order = left.assign(distance=distance, unnamed=left["name"] == "")
+            nearest = order.sort_values(["distance", "unnamed", "firings", "concept"], ascending=[True, True, False, True]).iloc[
+                0
+            ]
+            chosen.append(int(nearest["concept"]))
+            left = left[left["family"] != nearest["family"]]
     return chosen
 
 
@@ -121,60 +131,93 @@ def scale_figure(results: Results, model: str, concepts: Sequence[int], n: int =
     """Draw one row per concept (`concepts_along_scale`): its top real images, then its top generated images."""
     rows = [Row(concept_label(results, c, model), top_cells(results, "real", c, n) + top_cells(results, model, c, n))
             for c in concepts]  # fmt: skip
-    return draw_grid(rows, [f"{kind} {i + 1}" for kind in ("real", "generated") for i in range(n)])
+    titles, label = [f"{kind} {i + 1}" for kind in ("real", "generated") for i in range(n)], results.study.model(model).label
+    title = f"{label}: concepts along the scale of δ"
+    return draw_grid(rows, titles, label_width=2.0, wrap=30, title=title, nothing="no concept is tested")
+
+
+VERDICT = ("call", "delta", "low", "high", "shrunken", "shrunken_low", "shrunken_high", "q")
 
 
 def numbers_of(results: Results, model: str, concepts: Sequence[int]) -> list[dict]:
-    """Return what a gallery states of its concepts, for its sidecar: name, delta, interval and the pairs that it shows."""
-    columns = {name: name.removesuffix(f"_{model}") for name in (f"delta_{model}", f"low_{model}", f"high_{model}")}
-    rows = results.concepts.loc[list(concepts), ["concept", "goes_with", "goes_with_auc", *columns]].rename(columns=columns)
-    pairs = [[results.pair_ids[at] for at in telling_pairs(results, model, concept, 4)] for concept in concepts]
-    return [row | {"telling_pairs": ids} for row, ids in zip(rows.to_dict("records"), pairs, strict=True)]
+    """Return what a figure of concepts states of them, for its sidecar."""
+    return stated(results.concepts.loc[list(concepts)], model, ["concept", "name"])
 
 
-def telling_pairs(results: Results, model: str, concept: int, n: int) -> np.ndarray:
-    """Return the positions of the pairs whose energy of a concept changes most, in the direction of its delta."""
-    generated, real = (results.energies[name].matrix[:, [concept]].toarray()[:, 0] for name in (model, "real"))
-    gain = generated - real if results.concepts.loc[concept, f"delta_{model}"] > 0.5 else real - generated
-    return np.argsort(-gain, kind="stable")[:n]
+def stated(table: pd.DataFrame, model: str, columns: list[str]) -> list[dict]:
+    verdict = {f"{column}_{model}": column for column in VERDICT}
+    return table[[*columns, *verdict]].rename(columns=verdict).to_dict("records")
 
 
-def blindspot_gallery(results: Results, model: str, concepts: Sequence[int], n: int = 4) -> Figure:
-    """Draw one row per concept: the pairs in which it changes most, real x and the model's x' with heatmaps."""
-    rows = []
-    for concept in concepts:
-        strength = concept_strength(results, concept)
-        cells = [concept_cell(results, source, int(position), concept, strength)
-                 for position in telling_pairs(results, model, concept, n) for source in ("real", model)]  # fmt: skip
-        rows.append(Row(concept_label(results, concept, model), cells))
-    return draw_grid(rows, ["real x", f"x′ {results.study.model(model).label}"] * n)
+def family_members(results: Results, family: int) -> list[int]:
+    """Return the concepts of a family."""
+    return results.concepts.loc[results.concepts["family"] == family, "concept"].tolist()
+
+
+def family_row(results: Results, family: int) -> pd.Series:
+    return results.families.set_index("family", drop=False).loc[family]
 
 
 def clearest_blindspots(results: Results, model: str, n: int) -> dict[str, list[int]]:
-    """Return the n concepts that are surest to be "suppressed" (lowest upper end of the interval) and "exaggerated"."""
-    table = well_observed(results, model)
-    return {
-        "suppressed": first_of_each_name(table.sort_values([f"high_{model}", "concept"]))[:n],
-        "exaggerated": first_of_each_name(table.sort_values([f"low_{model}", "concept"], ascending=[False, True]))[:n],
-    }
+    """Return at most n families that are called "suppressed" and "exaggerated", in the order of `selection.called`."""
+    return {side: called(results.families, model, side)["family"].tolist()[:n] for side in SIDES}
 
 
-def first_of_each_name(table: pd.DataFrame) -> list[int]:
-    """Return the concepts of a table in its order, without those whose name an earlier one has."""
-    named = table["goes_with_auc"] >= NAMED_FROM
-    return table.loc[~(named & table["goes_with"].where(named).duplicated()), "concept"].tolist()
+def telling_pairs(results: Results, model: str, concepts: Sequence[int], rises: bool, n: int) -> Int[np.ndarray, "pairs"]:
+    """Return the positions of the n pairs in which some concepts together rise (or fall) most from x to x'."""
+    gain = summed_energy(results, model, concepts) - summed_energy(results, "real", concepts)
+    return np.argsort(-gain if rises else gain, kind="stable")[:n]
+
+
+def pairs_of_family(results: Results, model: str, family: int, n: int) -> Int[np.ndarray, "pairs"]:
+    """Return the positions of the n pairs whose energy of a family changes most, in the direction of its shrunken delta."""
+    rises = bool(family_row(results, family)[f"shrunken_{model}"] > 0.5)
+    return telling_pairs(results, model, family_members(results, family), rises, n)
+
+
+def family_label(row: pd.Series, model: str) -> str:
+    """Return the lines that a gallery states of a family."""
+    size = "1 concept" if row["n_concepts"] == 1 else f"{row['n_concepts']} concepts"
+    return "\n".join([shown_name(row), *verdict_lines(row, model), size])
+
+
+def blindspot_gallery(
+    results: Results, model: str, families: Sequence[int], n: int = 4, side: str = " or ".join(SIDES)
+) -> Figure:
+    """Draw one row per family: the pairs in which it changes most, real x and the model's x' with its heatmaps, and captions.
+
+    `side` says of what there is nothing where no family is given.
+    """
+    rows, label = [], results.study.model(model).label
+    for family in families:
+        members = family_members(results, family)
+        strength = heatmap_strength(results, ("real", model), members)
+        found = [int(position) for position in pairs_of_family(results, model, family, n)]
+        cells = [concept_cell(results, source, position, members, strength) for position in found for source in ("real", model)]
+        captions = [caption_of(results, results.pair_ids[position]) for position in found]
+        rows.append(Row(family_label(family_row(results, family), model), cells, captions))
+    nothing = f"{label}: nothing is called {side}"
+    return draw_grid(rows, ["real x", f"x′ {label}"] * n, label_width=2.0, wrap=30, nothing=nothing)
+
+
+def numbers_of_families(results: Results, model: str, families: Sequence[int], n: int = 4) -> list[dict]:
+    """Return what a gallery states of its families, for its sidecar, with the pairs that it shows."""
+    table = results.families.set_index("family", drop=False).loc[list(families)]
+    pairs = [[results.pair_ids[at] for at in pairs_of_family(results, model, family, n)] for family in families]
+    rows = stated(table, model, ["family", "name", "concept", "n_concepts"])
+    return [row | {"telling_pairs": ids} for row, ids in zip(rows, pairs, strict=True)]
 
 
 def named_cooccurrence(results: Results, n: int) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
     """Return labels and co-occurrence counts, real and per model, of n concepts.
 
-    Where ground-truth concepts are known: the n best matches, one per ground-truth concept; else the n that fire on most images.
+    They are the named concepts that fire on most images, one per name; where nothing is named, any that fire on most images.
     """
     table = results.concepts.sort_values(["n_images_real", "concept"], ascending=[False, True])
-    named = table[table["goes_with_auc"] >= NAMED_FROM].sort_values("goes_with_auc", ascending=False, kind="stable")
-    table = (named.drop_duplicates("goes_with") if len(named) else table)[:n].sort_values("goes_with", kind="stable")
+    named = table[table["name"] != ""].drop_duplicates("name")
+    table = (named if len(named) else table)[:n].sort_values(["name", "concept"])
     chosen = table["concept"].to_numpy()
-    labels = [name or str(concept) for concept, name in zip(chosen, table["goes_with"], strict=True)]
+    labels = [shown_name(row) if row["name"] else str(row["concept"]) for _, row in table.iterrows()]
     counts = {source: cooccurrence(energies.matrix[:, chosen]).toarray() for source, energies in results.energies.items()}
     return labels, counts["real"], {model.label: counts[model.name] for model in results.study.models}
 

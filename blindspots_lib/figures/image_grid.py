@@ -14,9 +14,11 @@ from blindspots_lib.figures.style import INK
 
 FADED = 0.8  # 0: an image stays as it is where the concept of its heatmap does not fire; 1: it is white there
 SMALL = 160  # pixels a side below which a picture is drawn pixel by pixel; larger ones are made smaller smoothly
+ZOOM, ZOOMED = 4, 0.42  # a fine patch is shown enlarged: a quarter of the image's side, on this fraction of it
 FINE = 14  # patches a side from which the firing ones get an outline: they are too small to be seen without
 LINES = 6  # shown of a caption
 GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between images, above a row with titles, below the grid
+NOTE, NOTE_LINES = 0.11, 2  # inches: height of a line of a note; lines shown of it
 
 
 class Cell(NamedTuple):
@@ -33,32 +35,66 @@ class Row(NamedTuple):
 
     label: str
     cells: Sequence[Cell | None]  # None leaves the place empty
+    notes: Sequence[str] = ()  # below the images, each as wide as an equal part of the row, such as the captions of pairs
 
 
 def draw_grid(
-    rows: Sequence[Row], column_titles: Sequence[str] = (), cell_size: float = 1.0, label_width: float = 1.7, wrap: int = 24
-) -> Figure:
-    """Draw rows of images, sizes in inches, `wrap` in letters; an image with a heatmap fades where the concept does not fire."""
+    rows: Sequence[Row], column_titles: Sequence[str] = (), cell_size: float = 1.0, label_width: float = 1.7, wrap: int = 24,
+    *, title: str = "", nothing: str = "nothing to show",
+) -> Figure:  # fmt: skip
+    """Draw rows of images, sizes in inches, `wrap` in letters; an image with a heatmap fades where the concept does not fire.
+
+    Without rows the figure says `nothing` in words.
+    """
+    if not rows:
+        return draw_sentence("\n".join(part for part in (title, nothing) if part))
     n_columns = max(len(row.cells) for row in rows)
-    titled = [any(cell is not None and cell.title for cell in row.cells) for row in rows]
-    heights = [cell_size + GAP + TITLE * has_title for has_title in titled]
+    heights = [row_height(row, cell_size) for row in rows]
     width = label_width + n_columns * (cell_size + GAP)
-    column_titles = [wrapped(title, round(15 * cell_size)) for title in column_titles]
-    head = TITLE * max((len(lines) for lines in column_titles), default=0) + GAP
+    column_titles = [wrapped(text, round(15 * cell_size)) for text in column_titles]
+    above = TITLE * bool(title)
+    head = above + TITLE * max((len(lines) for lines in column_titles), default=0) + GAP
     height = head + sum(heights) + FOOTER
     figure, bottom = plt.figure(figsize=(width, height)), height - head
-    for row, row_height in zip(rows, heights, strict=True):
-        bottom -= row_height
+
+    def write(x: float, y: float, text: str, **style) -> None:
+        figure.text(x / width, y / height, text, fontsize=style.pop("fontsize", 7.5), parse_math=False, **style)
+
+    for row, tall in zip(rows, heights, strict=True):
+        bottom -= tall
+        ground = bottom + notes_height(row)
         text = "\n".join(part for paragraph in row.label.split("\n")[:LINES] for part in wrapped(paragraph, wrap) or [""])
-        middle = (bottom + cell_size / 2) / height
-        figure.text((label_width - 0.08) / width, middle, text, ha="right", va="center", fontsize=7.5, parse_math=False)
+        write(label_width - 0.08, ground + cell_size / 2, text, ha="right", va="center")
         for column, cell in enumerate(row.cells):
             if cell is not None:
                 left = label_width + column * (cell_size + GAP)
-                draw_cell(figure.add_axes((left / width, bottom / height, cell_size / width, cell_size / height)), cell)
-    for column, title in enumerate(column_titles):
-        x, y = (label_width + column * (cell_size + GAP) + cell_size / 2) / width, 1 - 0.03 / height
-        figure.text(x, y, "\n".join(title), ha="center", va="top", fontsize=7.5, weight="bold", parse_math=False)
+                draw_cell(figure.add_axes((left / width, ground / height, cell_size / width, cell_size / height)), cell)
+        for place, note in enumerate(row.notes):
+            span = n_columns * (cell_size + GAP) / len(row.notes)
+            lines = wrapped(note, round(20 * span), NOTE_LINES)
+            write(label_width + place * span, ground - 0.02, "\n".join(lines), va="top", fontsize=6, color=INK)
+    for column, lines in enumerate(column_titles):
+        x = label_width + column * (cell_size + GAP) + cell_size / 2
+        write(x, height - above - 0.03, "\n".join(lines), ha="center", va="top", weight="bold")
+    if title:
+        write(width / 2, height - 0.03, printable(title), ha="center", va="top", weight="bold", fontsize=9)
+    return figure
+
+
+def row_height(row: Row, cell_size: float) -> float:
+    has_titles = any(cell is not None and cell.title for cell in row.cells)
+    return cell_size + GAP + TITLE * has_titles + notes_height(row)
+
+
+def notes_height(row: Row) -> float:
+    return (NOTE * NOTE_LINES + 0.05) * bool(row.notes)
+
+
+def draw_sentence(text: str) -> Figure:
+    """Draw words in the place of a picture that would be empty."""
+    lines = [part for line in text.split("\n") for part in wrapped(line, 80)]
+    figure = plt.figure(figsize=(6.5, 0.8 + 0.2 * len(lines)))
+    figure.text(0.5, 0.6, "\n".join(lines), ha="center", va="center", parse_math=False)
     return figure
 
 
@@ -67,25 +103,49 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """Break a text into at most `LINES` lines of `width` letters."""
-    return textwrap.wrap(printable(text), width, max_lines=LINES, placeholder=" …")
+def wrapped(text: str, width: int, n_lines: int = LINES) -> list[str]:
+    """Break a text into at most `n_lines` lines of `width` letters."""
+    return textwrap.wrap(printable(text), width, max_lines=n_lines, placeholder=" …")
+
+
+def faded(
+    pixels: Float[np.ndarray, "h w 3"], heatmap: Float[np.ndarray, "s s"], strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image that fades where a heatmap is 0, and how much of each pixel is shown, (h, w), from 0 to 1."""
+    relative = np.clip(heatmap / max(strength, 1e-9), 0, 1)
+    shown = np.where(relative > 0, 0.45 + 0.55 * relative, 0)
+    rows, columns = (np.arange(length) * len(shown) // length for length in pixels.shape[:2])
+    shown = shown[rows][:, columns]
+    return 1 - (1 - pixels) * (1 - FADED * (1 - shown[..., None])), shown
 
 
 def draw_cell(axis, cell: Cell) -> None:
     pixels = np.asarray(cell.image, np.float32) / (255 if np.asarray(cell.image).dtype == np.uint8 else 1)
     if cell.heatmap is not None:
-        strength = np.clip(cell.heatmap / max(cell.strength, 1e-9), 0, 1)
-        shown = np.where(strength > 0, 0.45 + 0.55 * strength, 0)
-        rows, columns = (np.arange(length) * len(shown) // length for length in pixels.shape[:2])
-        shown = shown[rows][:, columns, None]
-        pixels = 1 - (1 - pixels) * (1 - FADED * (1 - shown))
-        if len(cell.heatmap) >= FINE:
-            axis.contour(shown[..., 0] > 0, levels=[0.5], colors=[INK], linewidths=0.7)
+        whole = pixels
+        pixels, shown = faded(pixels, cell.heatmap, cell.strength)
+        if len(cell.heatmap) >= FINE and cell.heatmap.max() > 0:
+            axis.contour(shown > 0, levels=[0.5], colors=[INK], linewidths=0.7)
+            draw_zoomed(axis, whole, cell.heatmap)
     axis.imshow(pixels, interpolation="nearest" if len(pixels) < SMALL else "antialiased", aspect="auto")
     axis.set_axis_off()
     if cell.title:
         axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal", parse_math=False)
+
+
+def draw_zoomed(axis, pixels: Float[np.ndarray, "h w 3"], heatmap: Float[np.ndarray, "s s"]) -> None:
+    """Draw the surroundings of the patch with the greatest code, enlarged, in the lower right corner of an image."""
+    side, width = len(heatmap), len(heatmap) // ZOOM
+    place = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    rows, columns = (
+        slice(start * length // side, (start + width) * length // side)
+        for start, length in zip(np.clip(np.array(place) - width // 2, 0, side - width), pixels.shape[:2], strict=True)
+    )
+    corner = axis.inset_axes((1 - ZOOMED, 0, ZOOMED, ZOOMED))
+    corner.imshow(pixels[rows, columns], interpolation="antialiased", aspect="auto")
+    corner.set(xticks=[], yticks=[])
+    for spine in corner.spines.values():
+        spine.set(visible=True, color=INK, linewidth=0.8)
 
 
 def principal_colours(tokens: Float[np.ndarray, "b t d"], side: int) -> Float[np.ndarray, "b side side 3"]:

@@ -8,11 +8,12 @@ import ipywidgets as widgets
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from blindspots_lib.analysis.delta import ranked_deltas
+from blindspots_lib.analysis.distribution import distribution_shape
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.study import Study
 from blindspots_lib.figures import galleries
 from blindspots_lib.figures.charts import plot_histograms
+from blindspots_lib.figures.selection import called_in_order, shown_name
 from blindspots_lib.figures.style import add_footer
 
 
@@ -62,11 +63,16 @@ def explore_pairs(results: Results) -> widgets.Widget:
 
 def explore_thresholds(results: Results) -> widgets.Widget:
     """Show the histograms with other thresholds for suppressed and exaggerated."""
-    analysis = results.study.analysis
+    analysis, energies, concepts = results.study.analysis, results.energies, results.concepts
+    shapes = {
+        model.name: distribution_shape(energies[model.name].matrix, energies["real"].matrix,
+                                       concepts[f"tested_{model.name}"].to_numpy(bool), analysis)
+        for model in results.study.models
+    }  # fmt: skip
 
     def draw(low: float, high: float) -> Figure:
         changed = analysis.model_copy(update={"suppressed_below": low, "exaggerated_above": high})
-        return plot_histograms(results.study.model_copy(update={"analysis": changed}), results.concepts)[0]
+        return plot_histograms(results.study.model_copy(update={"analysis": changed}), concepts, shapes)
 
     controls = {"low": slider("suppressed below", 0.01, 0.49, analysis.suppressed_below),
                 "high": slider("exaggerated above", 0.51, 0.99, analysis.exaggerated_above)}  # fmt: skip
@@ -74,22 +80,29 @@ def explore_thresholds(results: Results) -> widgets.Widget:
 
 
 def explore_blindspots(results: Results) -> widgets.Widget:
-    """Show the concepts from any rank of a model's delta(k) on, from the most suppressed to the most exaggerated."""
-    n_ranked = min(len(ranked_deltas(results.concepts, model.name)) for model in results.study.models)
+    """Show the called families from any rank of a model's shrunken delta on, from the most suppressed to the most exaggerated."""
+    in_order = {model.name: called_in_order(results.families, model.name)["family"].tolist() for model in results.study.models}
+    most = max(map(len, in_order.values()))
 
     def draw(model: str, rank: int, top_n: int) -> Figure:
-        chosen = ranked_deltas(results.concepts, model).index[rank : rank + top_n]
-        return galleries.blindspot_gallery(results, model, list(chosen))
+        first = min(rank, max(0, len(in_order[model]) - top_n))  # models differ in how many families are called
+        return galleries.blindspot_gallery(results, model, in_order[model][first : first + top_n])
 
-    controls = {"model": model_choice(results), "rank": slider("rank (0 = most suppressed)", 0, max(0, n_ranked - 1), 0),
-                "top_n": slider("concepts", 1, 6, 3)}  # fmt: skip
-    return explore(results.study, controls, draw, 520)
+    controls = {"model": model_choice(results), "rank": slider("rank (0 = most suppressed)", 0, max(0, most - 1), 0),
+                "top_n": slider("families", 1, 6, 3)}  # fmt: skip
+    return explore(results.study, controls, draw, 560)
 
 
 def explore_concepts(results: Results) -> widgets.Widget:
-    """Show the top images of any concept, real and generated, with heatmaps."""
+    """Show the top images of any concept, real and generated, with heatmaps; a named family brings its leading concept."""
     concept = widgets.BoundedIntText(description="concept", min=0, max=len(results.concepts) - 1, value=0)
-    return explore(results.study, {"concept": concept}, partial(galleries.concept_everywhere, results), 420)
+    named = results.families[results.families["name"] != ""].sort_values(["name", "concept"])
+    options = [("by number", None), *((shown_name(row), int(row["concept"])) for _, row in named.iterrows())]
+    name = widgets.Dropdown(options=options, description="name")
+    name.observe(lambda change: change["new"] is None or setattr(concept, "value", change["new"]), names="value")
+    box = explore(results.study, {"concept": concept}, partial(galleries.concept_everywhere, results), 420)
+    box.children[0].children += (name,)
+    return box
 
 
 def explore_extremes(results: Results) -> widgets.Widget:

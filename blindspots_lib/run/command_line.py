@@ -1,4 +1,4 @@
-"""The command line behind `make`: python -m blindspots_lib figures|plan|check|fetch STUDY."""
+"""The command line behind `make`: python -m blindspots_lib figures|report|plan|check|fetch STUDY."""
 
 import argparse
 import os
@@ -9,14 +9,27 @@ from blindspots_lib.core.study import load_study
 
 
 def run_figures(study_name: str) -> int:
-    """Run the notebooks of a study in sequence, and print where the figures are."""
+    """Run the notebooks of a study in sequence, write its report, and print where both are."""
+    from blindspots_lib.figures.report import report_paths, write_report
     from blindspots_lib.run.notebooks import run_study
+    from blindspots_lib.run.stages import open_results
 
-    run_study(study_name)
-    study = load_study(study_name)
+    ran, study = run_study(study_name), load_study(study_name)
+    if ran or not all(path.exists() for path in report_paths(study)):
+        write_report(open_results(study))
     n_figures = len(list(study.figures_folder.glob("*.png")))
     print(f"\n{n_figures} figures in {study.figures_folder}\nexecuted notebooks and tables in {study.folder}")
-    print("next: `make lab` to step through the notebooks and move their sliders")
+    print(f"what was found, on one page: {report_paths(study)[0]}")
+    print("next: open it in a browser; `make lab` to step through the notebooks and move their sliders")
+    return 0
+
+
+def run_report(study_name: str) -> int:
+    """Write the report of a study that was run: what was found, how sure that is, and what could not be seen."""
+    from blindspots_lib.figures.report import write_report
+    from blindspots_lib.run.stages import open_results
+
+    print(write_report(open_results(load_study(study_name))))
     return 0
 
 
@@ -54,7 +67,7 @@ def run_fetch(study_name: str) -> int:
     return 0
 
 
-COMMANDS = {"figures": run_figures, "plan": run_plan, "check": run_check, "fetch": run_fetch}
+COMMANDS = {"figures": run_figures, "report": run_report, "plan": run_plan, "check": run_check, "fetch": run_fetch}
 
 
 def main() -> int:

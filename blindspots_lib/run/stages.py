@@ -10,11 +10,19 @@ import pandas as pd
 from blindspots_lib.analysis.descriptors import embed_training_corpus
 from blindspots_lib.analysis.energies import compute_energies, energies_artifact, gather_statistics
 from blindspots_lib.analysis.memorization import Neighbours, nearest_training_images
-from blindspots_lib.analysis.results import Results, Sources, keep_table, open_table, tabulate_concepts, tabulate_datapoints
+from blindspots_lib.analysis.results import Results, Sources
+from blindspots_lib.analysis.tabulate import (
+    tabulate_asked,
+    tabulate_claims,
+    tabulate_concepts,
+    tabulate_datapoints,
+    tabulate_sae_errors,
+)
 from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import ExternalImages, Model, PerfectGenerator, SAEConfig, ScenePairs, TrainedSAE
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.files import fingerprint_of
+from blindspots_lib.core.storage import keep_table, open_table
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.collect import collect_corpus, collect_pairs, corpus_artifact, pairs_artifact
 from blindspots_lib.data.scene_pairs import are_public
@@ -89,15 +97,18 @@ def make_training_tokens(study: Study) -> TokenSource:
 
 
 def measure(study: Study) -> Results:
-    """Stage 4: codes and energies of all images; from them the tables of concepts and of datapoints."""
+    """Stage 4: codes and energies of all images; from them the tables of concepts, words, pairs and of the SAE's own errors."""
     tokens, sae = extract_tokens(study), train(study)
     for source, of_source in tokens.items():
         compute_energies(study.workspace, study.analysis, source, of_source, sae)
     results = open_results(study)
     for source, energies in results.energies_of.items():
         gather_statistics(study.workspace, study.analysis, source, energies, results.rows[source])
-    tabulate_concepts(results, lambda: known_names(results))
+    tabulate_concepts(results)
+    tabulate_asked(results)
     tabulate_datapoints(results, lambda: training_neighbours(results, tokens))
+    tabulate_sae_errors(results, tokens["real"])
+    tabulate_claims(results)
     if isinstance(study.sae, SAEConfig) and study.stability:
         compare_stability(study)
     return results
@@ -128,16 +139,6 @@ def check_judged(study: Study) -> None:
 def power_models(study: Study) -> tuple[str, str]:
     """The model whose faults are thinned to see how many pairs it takes, and the perfect generator."""
     return study.models[0].name, next(model.name for model in study.models if isinstance(model, PerfectGenerator))
-
-
-def known_names(results: Results) -> list[tuple[str, float]]:
-    """What each concept goes with, and how well, where the study's images are scenes; else nothing."""
-    from blindspots_lib.trial.tables import association_names
-
-    matrix = results.energies["real"].matrix
-    if not isinstance(results.study.pairs, ScenePairs):
-        return [("", float("nan"))] * matrix.shape[1]
-    return association_names(matrix, results.study.pairs, results.rows["real"])
 
 
 def training_neighbours(results: Results, tokens: dict[str, TokenSource]) -> dict[str, Neighbours]:

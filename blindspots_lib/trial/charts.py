@@ -12,13 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blindspots_lib.data.scenes import OBJECTS
-from blindspots_lib.figures.style import GRADIENT, INK, QUIET, literal, model_colour, panels
-from blindspots_lib.trial.methods import RA_SAE
+from blindspots_lib.figures.style import GRADIENT, INK, MODEL_COLOURS, QUIET, literal, model_colour, panels
+from blindspots_lib.trial.methods import KMEANS, RA_SAE, TOPK_SAE
 from blindspots_lib.trial.metrics import SIDES, Measure, over_seeds
 from blindspots_lib.trial.scorecard import COPY_SCORES, HIGH_DISCREPANCY
 from blindspots_lib.trial.trial import Trial
 
 SIDE_COLOURS = {"suppressed": GRADIENT[1], "exaggerated": GRADIENT[3], "": QUIET}
+METHOD_MARKS = {RA_SAE: "o", TOPK_SAE: "s", KMEANS: "D"}
+FOUND = {
+    "name_accuracy": "names right", "called_recall": "called", "called_max_recall": "called, family-wise",
+    "omission_recall": "omission", "intrusion_ap": "intrusion (average precision)", "shown_coverage": "intervals of the shown",
+}  # fmt: skip
+FALSE = {
+    "name_false_share": "names from permuted captions", "false_call_share": "false calls of directions",
+    "omission_false_share": "false omissions", "intrusion_false_share": "false intrusions",
+    "composition_false_share": "false calls of pairs of words",
+}  # fmt: skip
 SIDE_MARKS = {"suppressed": "o", "exaggerated": "s", "": "."}
 
 
@@ -188,4 +198,26 @@ def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy
     axis.set(xlabel="UMAP 1 of patch tokens (cosine)", ylabel="UMAP 2", xticks=[], yticks=[],
              title=f"Nearest-neighbour accuracy on these tokens: {accuracy:.0%}")  # fmt: skip
     axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
+    return figure
+
+
+def plot_answers(answers: pd.DataFrame) -> Figure:
+    """Draw the measures of `answers.answer_table` for every method: means over the models, with intervals over the seeds.
+
+    Left: what should be found; dotted: the 95 % that intervals should hold. Right: what should not be called; dotted: the 5 %
+    that are allowed.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    by_seed = answers.groupby(["kind", "seed", "measure"])["value"].mean()
+    for axis, rows in zip(axes, (FOUND, FALSE), strict=True):
+        for place, (kind, mark) in enumerate(METHOD_MARKS.items()):
+            measures = [over_seeds(by_seed.loc[kind].xs(name, level="measure"), 0.0, 1.0) for name in rows]
+            colour = MODEL_COLOURS[place]
+            draw_dots(axis, list(rows.values()), measures, 0.22 * (place - 1), fmt=mark, color=colour, label=kind)
+        axis.set(xlabel="fraction (mean over the models)")
+    axes[0].axvline(0.95, color=QUIET, linestyle=":", linewidth=1)
+    axes[0].set(xlim=(None, 1.02), title="should be found")
+    axes[1].axvline(0.05, color=QUIET, linestyle=":", linewidth=1)
+    axes[1].set(xlim=(-0.004, max(0.1, axes[1].get_xlim()[1])), title="should not be called")
+    axes[0].legend(fontsize=8, loc="lower left")
     return figure

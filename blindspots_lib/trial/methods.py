@@ -30,7 +30,7 @@ from blindspots_lib.trial.tables import AmountsOfAll
 from blindspots_lib.trial.truth import Truth
 
 SAMPLE = 60_000  # number of tokens that baselines are fitted to
-RA_SAE, TOPK_SAE, WORDS = "RA-SAE", "TopK SAE", "CLIP score of a word"
+RA_SAE, TOPK_SAE, KMEANS, WORDS = "RA-SAE", "TopK SAE", "k-means", "CLIP score of a word"
 PROBE, ORACLE = "supervised probe", "oracle"  # upper bounds, not rivals: they are given the ground truth
 
 CodesOfAll = Mapping[str, list[ShardCodes]]  # the codes of all tokens by one SAE: of "real" and the models, shard by shard

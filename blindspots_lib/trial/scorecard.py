@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from blindspots_lib.analysis.delta import ranked_deltas
 from blindspots_lib.analysis.distribution import distribution_shape
 from blindspots_lib.core.files import write_json
 from blindspots_lib.trial.methods import RA_SAE
@@ -36,6 +35,7 @@ def scorecard(trial: Trial) -> Card:
         model.name: {
             **detection_measures(trial.detection, model.name), **shape_measures(trial, model.name),
             **memorization_measures(trial.copies, model.name), **noise_measures(trial.discrepancies, model.name),
+            **answer_measures(trial.answers, model.name),
             **{name: Measure(value, np.nan, np.nan) for name, value in trial.methods.global_scores[model.name]._asdict().items()},
         }
         for model in trial.study.models
@@ -57,13 +57,18 @@ def detection_measures(detection: pd.DataFrame, model: str, kind: str = RA_SAE) 
     return measures | {name: over_seeds(once[name], low, 1.0) for name, low in lowest.items()}
 
 
+def answer_measures(answers: pd.DataFrame, model: str, kind: str = RA_SAE) -> dict[str, Measure]:
+    """Return the measures of `answers.answer_table` for one model, with intervals over seeds."""
+    rows = answers[(answers["kind"] == kind) & (answers["model"] == model)]
+    return {name: over_seeds(values, 0.0, 1.0) for name, values in rows.groupby("measure", sort=False)["value"]}
+
+
 def shape_measures(trial: Trial, model: str) -> dict[str, Measure]:
     """Return for the study's own SAE the skewness, the fraction of intervals without 0.5, the spread of datapoint differences."""
-    concepts, analysis = trial.results.concepts, trial.study.analysis
-    shape = distribution_shape(ranked_deltas(concepts, model).to_numpy(), analysis)
-    ranked = concepts[concepts[f"ranked_{model}"]]
-    sure = ((ranked[f"high_{model}"] < 0.5) | (ranked[f"low_{model}"] > 0.5)).to_numpy()
-    datapoints = trial.results.datapoints
+    concepts, analysis, datapoints = trial.results.concepts, trial.study.analysis, trial.results.datapoints
+    tested = concepts[f"tested_{model}"].to_numpy()
+    shape = distribution_shape(trial.results.matrices[model], trial.results.matrices["real"], tested, analysis)
+    sure = ((concepts[f"high_{model}"] < 0.5) | (concepts[f"low_{model}"] > 0.5)).to_numpy()[tested]
     spread = datapoints.loc[datapoints["model"] == model, "datapoint_delta"].to_numpy()
     return {
         "datapoint_spread": resampled(lambda deltas: float(deltas.std()), spread, seed=analysis.seed),

@@ -5,33 +5,25 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from blindspots_lib.analysis.delta import energy_difference
-from blindspots_lib.core.config import ScenePairs
 from blindspots_lib.data.scenes import OBJECTS
-from blindspots_lib.trial.matching import (
-    NAMES,
-    amounts_of_truths,
-    average_precisions,
-    match_concepts,
-    shares_inside,
-    true_presence,
-)
-from blindspots_lib.trial.metrics import auroc
+from blindspots_lib.trial.matching import NAMES, amounts_of_truths, average_precisions, match_concepts, shares_inside
 
+MIN_IMAGES = 5
 AmountsOfAll = Mapping[str, sp.csr_matrix]  # "real" and the models -> (pairs, directions), non-negative
 Sides = Mapping[str, pd.Series]  # model -> ground-truth concept -> "suppressed", "exaggerated" or ""
 
 
-def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides, min_images: int) -> pd.DataFrame:
-    """Return one row per model and direction that fires on `min_images` or more; "truth" is what it is matched to, or ""."""
+def unit_table(amounts: AmountsOfAll, present: Bool[np.ndarray, "pairs names"], sides: Sides) -> pd.DataFrame:
+    """Return one row per model and direction that fires on `MIN_IMAGES` or more; "truth" is what it is matched to, or ""."""
     matching = match_concepts(amounts["real"], present)
     names = np.array([*NAMES, ""])[matching.truth]
     real, seen = mean_amounts(amounts["real"]), amounts["real"].getnnz(axis=0)
     parts = []
     for model, planted in sides.items():
-        ranked = np.flatnonzero(seen + amounts[model].getnnz(axis=0) >= min_images)
+        ranked = np.flatnonzero(seen + amounts[model].getnnz(axis=0) >= MIN_IMAGES)
         parts.append(pd.DataFrame({
             "model": model, "unit": ranked, "truth": names[ranked], "purity": matching.purity[ranked],
             "delta": energy_difference(mean_amounts(amounts[model]), real)[ranked],
@@ -98,21 +90,3 @@ def named_table(deltas: Mapping[str, Iterable[float]], sides: Sides, **columns) 
 
 def mean_amounts(amounts: sp.csr_matrix) -> Float[np.ndarray, "u"]:
     return np.asarray(amounts.mean(axis=0, dtype=np.float64)).ravel()
-
-
-def association_names(matrix: sp.csr_matrix, config: ScenePairs, positions: Int[np.ndarray, "pairs"]) -> list[tuple[str, float]]:
-    """Return for each concept the object or background that its energy detects best on real images, and how well.
-
-    That is (name, area under the ROC curve); ("", nan) if the concept never fires.
-    """
-    present = true_presence(config, positions, NAMES[:-1])
-    order = sorted(np.flatnonzero(present.any(axis=0)), key=NAMES.__getitem__)
-    columns, result = matrix.tocsc(), []
-    for concept in range(matrix.shape[1]):
-        if columns.indptr[concept] == columns.indptr[concept + 1]:
-            result.append(("", float("nan")))
-            continue
-        areas = auroc(columns[:, concept].toarray()[:, 0], present[:, order])
-        best = int(np.nanargmax(areas))
-        result.append((NAMES[order[best]], float(areas[best])))
-    return result

@@ -2,25 +2,28 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from blindspots_lib.analysis.results import Results, Sources, fingerprints_of, keep_table, open_table
+from blindspots_lib.analysis.results import Results, Sources, fingerprints_of
 from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import contents
 from blindspots_lib.core.files import fingerprint_of
+from blindspots_lib.core.storage import keep_table, open_table
 from blindspots_lib.core.study import Study
+from blindspots_lib.trial.answers import answer_table
 from blindspots_lib.trial.clip_score import ClipEncoder, agreement, name_concepts, open_vectors, word_scores
 from blindspots_lib.trial.matching import NAMES, amounts_of_truths, match_concepts
-from blindspots_lib.trial.methods import ORACLE, PROBE, RA_SAE, WORDS, Methods
+from blindspots_lib.trial.methods import KMEANS, ORACLE, PROBE, RA_SAE, TOPK_SAE, WORDS, Methods
 from blindspots_lib.trial.metrics import detection_table
 from blindspots_lib.trial.tables import AmountsOfAll, gains_table, named_table, truth_table, unit_table
 from blindspots_lib.trial.truth import Truth
 
-TRIAL = Stage("trial", 1)
+TRIAL = Stage("trial", 2)
+ANSWERING = (RA_SAE, TOPK_SAE, KMEANS)  # methods whose directions are named and called
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,21 @@ class Trial:
         return open_table(self.artifact(name, **config))
 
     def make(self) -> None:
-        """Make the tables of directions and ground-truth concepts, of all methods and seeds."""
-        if not (self.artifact("units").is_complete() and self.artifact("truths").is_complete()):
-            units, truths = [], []
+        """Make the tables of directions, of ground-truth concepts and of answers, of all methods and seeds."""
+        if not all(self.artifact(name).is_complete() for name in ("units", "truths", "answers")):
+            tables: dict[str, list[pd.DataFrame]] = {"units": [], "truths": [], "answers": []}
             for method, seed, amounts in self.methods.amounts_by_method():
-                units.append(self.unit_rows(amounts).assign(kind=method, seed=seed))
-                truths.append(self.truth_rows(amounts).assign(kind=method, seed=seed))
-            self.keep("units", lambda: pd.concat(units, ignore_index=True))
-            self.keep("truths", lambda: pd.concat(truths, ignore_index=True))
+                for name, table in self.tables_of(method, amounts).items():
+                    tables[name].append(table.assign(kind=method, seed=seed))
+            for name, parts in tables.items():
+                self.keep(name, partial(pd.concat, parts, ignore_index=True))
         self.keep("gains", self.build_gains)
+
+    def tables_of(self, method: str, amounts: AmountsOfAll) -> dict[str, pd.DataFrame]:
+        tables = {"units": self.unit_rows(amounts), "truths": self.truth_rows(amounts)}
+        if method in ANSWERING:
+            tables["answers"] = answer_table(amounts, self.truth.known, self.study.analysis)
+        return tables
 
     def build_gains(self) -> pd.DataFrame:
         ours = (self.truths["kind"] == RA_SAE) & (self.truths["seed"] == self.study.validation.seeds[0])
@@ -77,7 +86,7 @@ class Trial:
         return gains_table(held, self.truths[ours], shown)
 
     def unit_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
-        return unit_table(amounts, self.truth.present, self.truth.sides, self.study.analysis.min_images)
+        return unit_table(amounts, self.truth.present, self.truth.sides)
 
     def truth_rows(self, amounts: AmountsOfAll) -> pd.DataFrame:
         return truth_table(amounts, self.truth.present, self.truth.sides)
@@ -91,6 +100,11 @@ class Trial:
     def truths(self) -> pd.DataFrame:
         """One row per model and ground-truth concept, of every method and seed: see `truth_table`."""
         return self.open("truths")
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """What names, calls, omissions and intrusions are worth, of the SAEs and of k-means cells: see `answer_table`."""
+        return self.open("answers")
 
     @cached_property
     def gains(self) -> pd.DataFrame:

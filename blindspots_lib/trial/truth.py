@@ -9,11 +9,23 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from blindspots_lib.analysis.results import Results, Sources
+from blindspots_lib.core.config import PerfectGenerator
 from blindspots_lib.data.scene_pairs import are_public, caption_owners
 from blindspots_lib.trial.matching import NAMES, true_presence
 from blindspots_lib.trial.metrics import concept_change
 from blindspots_lib.trial.oracle import open_verdicts
 from blindspots_lib.trial.plants import Plants
+
+
+@dataclass(frozen=True)
+class Known:
+    """What judges the answers of a method; the captions are the only part of it that the method is given."""
+
+    captions: list[str]
+    present: Bool[np.ndarray, "pairs names"]  # which ground-truth concepts the real images show
+    sides: Mapping[str, pd.Series]  # where each was planted, per model
+    change: Mapping[str, pd.Series]  # true change of each, per model
+    perfect: frozenset[str]  # models without faults
 
 
 @dataclass(frozen=True)
@@ -74,3 +86,9 @@ class Truth:
         """For each model the pairs that show nothing that it was trained to draw otherwise; all copied pairs are among them."""
         redrawn = {model: np.isin(NAMES, list(plants.redrawn)) for model, plants in self.plants.items()}
         return {model: ~self.present[:, names].any(axis=1) for model, names in redrawn.items()}
+
+    @cached_property
+    def known(self) -> Known:
+        """What judges the answers."""
+        perfect = frozenset(model.name for model in self.results.study.of_kind(PerfectGenerator))
+        return Known(self.results.captions, self.present, self.sides, self.change, perfect)

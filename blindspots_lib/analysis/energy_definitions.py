@@ -1,0 +1,89 @@
+"""Other definitions of an image's energy than the sum over its tokens, and whether they rank concepts alike."""
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Bool, Float, Int
+
+from blindspots_lib.analysis.delta import energy_difference
+from blindspots_lib.analysis.energies import BLOCK, TokenCodes
+from blindspots_lib.analysis.statistics import ShardCodes, blocks_of, image_energies
+
+
+def largest_code(codes: ShardCodes) -> sp.csr_matrix:
+    """Return the largest code of each concept in each image, sparse (b, k)."""
+    b, t, n_concepts = codes.shape
+    images = np.repeat(np.arange(b), np.diff(codes.offsets[::t]))
+    found, inverse = np.unique(images * n_concepts + codes.indices.astype(np.int64), return_inverse=True)
+    largest = np.zeros(len(found))
+    np.maximum.at(largest, inverse, codes.values.astype(np.float64))
+    return sp.csr_matrix((largest, (found // n_concepts, found % n_concepts)), shape=(b, n_concepts))
+
+
+def mean_code(codes: ShardCodes) -> sp.csr_matrix:
+    """Return the mean code over the tokens where a concept fires. (Over all tokens it is the sum divided by a constant.)"""
+    energies, counts = image_energies(codes), image_energies(codes._replace(values=np.ones_like(codes.values)))
+    counts.data = 1 / counts.data
+    return energies.multiply(counts).tocsr()
+
+
+def presence(codes: ShardCodes) -> sp.csr_matrix:
+    """Return 1 where a concept fires on any token of an image, sparse (b, k)."""
+    found = image_energies(codes)
+    found.data[:] = 1
+    return found
+
+
+DEFINITIONS: Mapping[str, Callable[[ShardCodes], sp.csr_matrix]] = {
+    "sum": image_energies, "mean": mean_code, "max": largest_code, "presence": presence,
+}  # fmt: skip
+
+
+def mean_energies(codes: TokenCodes, rows: Int[np.ndarray, "n"], chosen: slice) -> dict[str, Float[np.ndarray, "k"]]:
+    """Return the mean over the images at `rows` of each concept's energy, by every definition, over the `chosen` tokens."""
+    totals = {name: np.zeros(codes.n_concepts) for name in DEFINITIONS}
+    for block in blocks_of(codes.sizes(rows), BLOCK):
+        some = codes.at(rows[block], chosen)
+        for name, reduce in DEFINITIONS.items():
+            totals[name] += np.asarray(reduce(some).sum(axis=0, dtype=np.float64)).ravel()
+    return {name: total / len(rows) for name, total in totals.items()}
+
+
+def definitions_table(
+    codes: Mapping[str, TokenCodes], rows: Mapping[str, Int[np.ndarray, "n"]], tested: Mapping[str, Bool[np.ndarray, "k"]],
+    chosen: slice,
+) -> pd.DataFrame:  # fmt: skip
+    """Return Spearman's correlation of delta(k) between every two definitions of energy: one row per model and two of them.
+
+    `codes` and `rows` hold "real" and every model, `tested` the concepts of each model that are ranked.
+
+    model, first, second   the model, two of "sum", "mean" (of the firing tokens), "max", "presence"
+    r, n_concepts          the correlation, the number of concepts; r is nan for fewer than three, or if all deltas are equal
+    """
+    real, parts = mean_energies(codes["real"], rows["real"], chosen), []
+    for model, some in tested.items():
+        generated = mean_energies(codes[model], rows[model], chosen)
+        ranked = some & (real["sum"] + generated["sum"] > 0)
+        deltas = {name: energy_difference(generated[name][ranked], real[name][ranked]) for name in DEFINITIONS}
+        for first, second in itertools.product(DEFINITIONS, repeat=2):
+            r = rank_correlation(deltas[first], deltas[second])
+            parts.append({"model": model, "first": first, "second": second, "r": r, "n_concepts": int(ranked.sum())})
+    return pd.DataFrame(parts, columns=["model", "first", "second", "r", "n_concepts"])
+
+
+def rank_correlation(first: Float[np.ndarray, "k"], second: Float[np.ndarray, "k"]) -> float:
+    """Return Spearman's correlation; nan for fewer than three numbers, or if all on one side are equal."""
+    from scipy.stats import rankdata
+
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+
+
+def definitions_matrix(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the correlations of one model as a matrix, definitions by definitions."""
+    names = list(DEFINITIONS)
+    return table[table["model"] == model].pivot(index="first", columns="second", values="r").loc[names, names]
