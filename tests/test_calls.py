@@ -22,7 +22,7 @@ def called(generated, real, analysis=ANALYSIS):
 
 
 def test_each_rule_of_a_call(monkeypatch):
-    """(low, delta, high, q, s-value) of one unit per rule, with the call and whether it is beyond 0.1 or 0.9."""
+    """(low, delta, high, q, local false sign rate) of one unit per rule, with the call and whether it is beyond 0.1 or 0.9."""
     units = [
         ((0.05, 0.2, 0.3), 0.01, 0.01, "suppressed", False),
         ((0.6, 0.7, 0.9), 0.05, 0.05, "exaggerated", False),
@@ -35,10 +35,10 @@ def test_each_rule_of_a_call(monkeypatch):
         ((0.39, 0.45, 0.5), 0.2, 0.2, "unclear", False),  # the interval leaves the band
         ((0.5, 0.5, 0.5), np.nan, 1.0, "unclear", False),  # not tested
     ]
-    intervals, q, s_value, expected, beyond = zip(*units, strict=True)
+    intervals, q, false_sign, expected, beyond = zip(*units, strict=True)
     tested, some = ~np.isnan(q), np.zeros(len(units))
     low, delta, high = np.array(intervals)[tested].T
-    known = Shrunken(delta, low, high, some[tested], np.array(s_value)[tested])
+    known = Shrunken(delta, low, high, np.array(false_sign)[tested], some[tested])
     monkeypatch.setattr(calls, "swap_test", lambda *_: SwapTest(tested, some, some, np.array(q), some))
     monkeypatch.setattr(calls, "shrink", lambda _: known)
     own_high = np.where(np.array(intervals)[:, 1] == 0.46, 0.7, 0.5)

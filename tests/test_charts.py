@@ -59,7 +59,7 @@ def save(study, figure=None, **changes):
 
 def test_figure_has_a_sidecar_that_leads_back(make_study):
     study = make_study()
-    path = save(study, numbers={"median": 0.5}, shows_images=True)
+    path = save(study, numbers={"median": 0.5, "skewness": [float("nan")]}, shows_images=True)
     assert path.exists()
     assert path.with_suffix(".pdf").exists()
     sidecar = json.loads(path.with_suffix(".json").read_text())
@@ -68,7 +68,7 @@ def test_figure_has_a_sidecar_that_leads_back(make_study):
     assert sidecar["inputs"] == {"energies/real": "abc"}
     assert sidecar["seeds"] == {"sae": 3}
     assert sidecar["function"] == "figures.charts.plot_histograms"
-    assert sidecar["numbers"] == {"median": 0.5}
+    assert sidecar["numbers"] == {"median": 0.5, "skewness": [None]}
     assert sidecar["packages"]["torch"]
     assert len(sidecar["revision"]) >= 7
 

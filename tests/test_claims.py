@@ -27,7 +27,7 @@ def test_copies_among_the_nearest_pairs():
     copied = np.arange(400) < 15  # of the 20 nearest
     (claim,) = copy_claims(pairs(copied, np.arange(400.0)), {"sd15": "Mini"})
     assert (claim.value, claim.verdict) == (0.75, HOLDS)
-    assert "of the others 0.0%" in claim.claim
+    assert "of the others 0.0 %" in claim.claim
     (claim,) = copy_claims(pairs(~copied & (np.arange(400) > 19), np.arange(400.0)), {"sd15": "Mini"})
     assert (claim.value, claim.verdict) == (0.0, FAILS)
 

@@ -4,7 +4,8 @@ from PIL import Image
 
 from blindspots_lib.core.config import Weights
 from blindspots_lib.data.scenes import draw_scene
-from blindspots_lib.trial.clip_score import ClipEncoder, agreement, name_concepts, word_scores
+from blindspots_lib.models.clip import ClipEncoder
+from blindspots_lib.trial.clip_score import agreement, name_concepts, word_scores
 
 
 def test_word_scores_worked_out_by_hand():

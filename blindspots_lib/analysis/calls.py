@@ -18,6 +18,7 @@ from blindspots_lib.analysis.swaps import swap_test
 from blindspots_lib.core.config import Analysis
 
 SUPPRESSED, EXAGGERATED, ALIGNED, UNCLEAR = "suppressed", "exaggerated", "aligned", "unclear"
+SURE_SIGN = 0.05  # local false sign rate of a called unit, at most
 WELL_OBSERVED = 5  # images, real and generated each, that a unit of the size factor fires on at least
 
 
@@ -54,9 +55,8 @@ def make_calls(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis
     - "aligned" if the interval of its own delta (`ratio_interval`) and the posterior interval both lie within 0.5 +-
       `aligned_band`. A change that is sure but so small is aligned: certainty alone makes no blindspot. The posterior interval
       alone would call a unit of two images aligned, because most others are;
-    - "suppressed" or "exaggerated" if both q and the s-value are at most `false_discovery_rate`: at most this fraction of
-      the called units is expected to be unchanged (q), or to have no effect or one of the other sign (s-value). Which one, by
-      the side of 0.5 on which the shrunken delta lies. The lfsr of each unit stands beside it, for readers who ask for more;
+    - "suppressed" or "exaggerated" if q <= `false_discovery_rate` (the difference is no chance) and the local false sign rate
+      is at most `SURE_SIGN` (the direction is sure); which one, by the side of 0.5 on which the shrunken delta lies;
     - "unclear" otherwise. Units that are not tested are unclear too.
 
     A called unit is `beyond` if its whole posterior interval lies beyond the paper's threshold on that side.
@@ -71,7 +71,7 @@ def make_calls(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis
         np.fmax(high, known.high) <= 0.5 + analysis.aligned_band
     )
     aligned &= test.tested
-    sure = (test.q <= analysis.false_discovery_rate) & (known.s_value <= analysis.false_discovery_rate) & ~aligned
+    sure = (test.q <= analysis.false_discovery_rate) & (known.lfsr <= SURE_SIGN) & ~aligned
     below = known.delta < 0.5
     call = np.full(len(test.p), UNCLEAR, object)
     for name, which in ((ALIGNED, aligned), (SUPPRESSED, sure & below), (EXAGGERATED, sure & ~below)):

@@ -93,9 +93,9 @@ def frequency_claims(study, energies, concepts, tested, labels) -> Iterator[Clai
     firings = concepts["firings"].to_numpy()
     for model, label in labels.items():
         c = correlate_error_with_frequency(energies[model], energies["real"], firings, tested[model], study.analysis)
-        beyond, level = HOLDS if c.high < c.chance_low else OPEN, f"{c.chance_low:.2f} to {c.chance_high:.2f}"
-        verdict = FAILS if c.low > c.chance_low else beyond
-        text = f"{label}: rare concepts err most, more than by chance (correlation below {level})"
+        verdict = HOLDS if c.high < c.chance_low else FAILS if c.low > c.chance_low else OPEN
+        level = f" (correlation below {c.chance_low:.2f})" if np.isfinite(c.chance_low) else ""
+        text = f"{label}: rare concepts err most, more than by chance{level}"
         yield Claim(text, "rare concepts have the largest errors", c.r, c.low, c.high, verdict)
 
 
@@ -110,7 +110,8 @@ def copy_claims(datapoints: pd.DataFrame, labels: Mapping[str, str]) -> Iterator
         interval = binomtest(int(copied[near].sum()), int(near.sum())).proportion_ci(method="wilson")
         others = float(copied[~near].mean()) if (~near).any() else np.nan
         verdict = HOLDS if interval.low > others else FAILS if interval.high < others else OPEN
-        text = f"{label}: pairs of smallest distance are often copies (fraction of the nearest 5 %; of the others {others:.1%})"
+        beside = f"; of the others {100 * others:.1f} %" if np.isfinite(others) else ""
+        text = f"{label}: pairs of smallest distance are often copies (fraction of the nearest 5 %{beside})"
         yield Claim(text, "often memorized", float(copied[near].mean()), float(interval.low), float(interval.high), verdict)
 
 

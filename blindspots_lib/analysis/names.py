@@ -4,6 +4,7 @@ Shape letters: k concepts (or families), w words, e combinations of a concept an
 (pairs, k).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ FALSE_NAMES = 0.02  # fraction of concepts that may get a name when captions are
 N_NULL, MOST_PERMUTATIONS = 20_000, 100  # associations of permuted captions that decide on the levels; permutations at most
 STRATUM = 200  # concepts of similar frequency that share a level
 TEMPERATURE, SOFT = 0.1, 0.99  # of CLIP's cosines; probability that an image on which a concept fires shows it
-ROWS = 1024  # concepts whose scores of all words are in memory at a time
+ROWS, WORDS = 4096, 512  # concepts and words whose scores by CLIP are in memory at a time
 ENTRIES = 2**22  # entries of the table of concepts and words in memory at a time
 
 
@@ -35,6 +36,14 @@ class Scores(NamedTuple):
 
     lift: Float[np.ndarray, "e"]  # average precision over the base rate; 1: no better than chance
     r: Float[np.ndarray, "e"]  # Pearson correlation of the energy with the word's presence
+
+
+class ClipVocabulary(NamedTuple):
+    """Words that may become names by CLIP, their vectors and those of the real images, all of length 1."""
+
+    words: list[str]
+    vectors: Float[np.ndarray, "w d"]
+    images: Float[np.ndarray, "pairs d"]
 
 
 class Entries(NamedTuple):
@@ -228,31 +237,50 @@ def name_by_clip(
 
         S(w) = sum over x of xi(x) log(1 + 0.99 (P(w | x) - 1)),    z(w) = (S(w) - E S(w)) / sd S(w),
 
-    with mean and deviation over random orders of the images. The word with the highest z is the name if no
-    more than `FALSE_NAMES` of the concepts reach that z when images are permuted. S is the soft WPMI of Oikarinen and Weng
-    (2023), CLIP-Dissect, weighted by energy; the mean takes the place of their lambda log p(w).
+    with mean and deviation over random orders of the images. The word with the highest z is the name if no more than
+    `FALSE_NAMES` of the concepts reach that z when images are permuted. This tells names from chance, and not right words from
+    wrong ones: where no word is right, the nearest one is taken. S is the soft WPMI of Oikarinen and Weng (2023), CLIP-Dissect,
+    weighted by energy; the mean takes the place of their lambda log p(w).
     """
     n, k = real.shape
     if n < 2 or not len(words):
         return np.full(k, -1), np.full(k, np.nan)
-    logits = images @ words.T / TEMPERATURE
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    evidence = np.log1p(SOFT * (odds / odds.sum(axis=1, keepdims=True) - 1))
-    evidence = (evidence - evidence.mean(axis=0)) / np.maximum(evidence.std(axis=0), np.finfo(np.float32).tiny)
     weights = real.T.tocsr().astype(np.float64)
     mean, square = column_sums(weights.T) / n, column_sums(weights.power(2).T) / n
     scale = np.sqrt(np.maximum(square - mean**2, 0) * n * n / (n - 1))  # deviation of a sum over a random order of images
-
-    def best(evidence: Float[np.ndarray, "pairs w"]) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-        word, top = np.empty(k, np.int64), np.empty(k)
-        for start in range(0, k, ROWS):
-            scores = weights[start : start + ROWS] @ evidence
-            word[start : start + ROWS], top[start : start + ROWS] = scores.argmax(axis=1), scores.max(axis=1)
-        return word, np.divide(top, scale, out=np.zeros(k), where=scale > 0)
-
     rng = np.random.default_rng([seed, 8])
     n_permutations = min(-(-N_NULL // max(k, 1)), MOST_PERMUTATIONS)
-    null = np.array([best(evidence[rng.permutation(n)])[1] for _ in range(n_permutations)])
-    word, score = best(evidence)
-    named = score > acceptance_levels(null, real.getnnz(axis=0))
-    return np.where(named, word, -1), np.where(named, score, np.nan)
+    orders = [np.arange(n), *(rng.permutation(n) for _ in range(n_permutations))]
+    word, top = np.full(k, -1), np.full((len(orders), k), -np.inf)
+    for first, evidence in clip_evidence(images, words):
+        for number, order in enumerate(orders):
+            best, score = best_of_rows(weights, evidence[order])
+            if number == 0:
+                word = np.where(score > top[0], best + first, word)
+            top[number] = np.maximum(top[number], score)
+    top = np.divide(top, scale, out=np.zeros_like(top), where=scale > 0)
+    named = top[0] > acceptance_levels(top[1:], real.getnnz(axis=0))
+    return np.where(named, word, -1), np.where(named, top[0], np.nan)
+
+
+def clip_evidence(images: Float[np.ndarray, "n d"], words: Float[np.ndarray, "w d"]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield log(1 + 0.99 (P(w | x) - 1)), standardized over images, for some words at a time: the first one, and (n, some)."""
+    blocks = range(0, len(words), WORDS)
+    total = np.full((len(images), 1), -np.inf)
+    for start in blocks:
+        logits = images @ words[start : start + WORDS].T / TEMPERATURE
+        total = np.logaddexp(total, np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    for start in blocks:
+        logits = images @ words[start : start + WORDS].T / TEMPERATURE
+        evidence = np.log1p(SOFT * np.expm1(logits - total))
+        spread = np.maximum(evidence.std(axis=0), np.finfo(np.float32).tiny)
+        yield start, (evidence - evidence.mean(axis=0)) / spread
+
+
+def best_of_rows(weights: sp.csr_matrix, evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the column in which each row of a product is greatest, and its value there."""
+    best, score = np.empty(weights.shape[0], np.int64), np.empty(weights.shape[0])
+    for start in range(0, weights.shape[0], ROWS):
+        product = weights[start : start + ROWS] @ evidence
+        best[start : start + ROWS], score[start : start + ROWS] = product.argmax(axis=1), product.max(axis=1)
+    return best, score

@@ -13,16 +13,19 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from blindspots_lib.analysis.energies import Energies, TokenCodes, load_energies, statistics_artifact
+from blindspots_lib.analysis.names import ClipVocabulary
 from blindspots_lib.core.artifacts import Artifact, Stage
 from blindspots_lib.core.config import contents
 from blindspots_lib.core.storage import open_table
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.pairs import ImageStore, PairTable, complete_pairs, read_pair_table
+from blindspots_lib.models.clip import clip_artifact, open_vectors, read_words, words_artifact
 from blindspots_lib.sae.model import load_sae
 
 NAMES, CONCEPTS, FAMILIES = Stage("names", 1), Stage("concept table", 2), Stage("family table", 1)
 ASKED, COMPOSITION, DATAPOINTS = Stage("asked table", 1), Stage("composition table", 1), Stage("datapoint table", 2)
 SAE_ERRORS, CLAIMS = Stage("SAE errors", 1), Stage("claims", 1)
+NAMING_IMAGES = "naming/images"  # CLIP vectors of the real images, by the CLIP that names concepts
 Sources = Mapping[str, Artifact]  # "real" and the models' names, in the study's order
 
 
@@ -105,11 +108,28 @@ class Results:
         """The atoms of the SAE's dictionary."""
         return load_sae(self.sae.require().folder).dictionary.atoms().detach().numpy()
 
+    @property
+    def naming_of(self) -> Sources:
+        """CLIP vectors of the real images and of the words, if the study names concepts by CLIP."""
+        naming, workspace = self.study.naming, self.study.workspace
+        if naming is None:
+            return {}
+        images = clip_artifact(workspace, naming.clip, NAMING_IMAGES, self.sources["real"])
+        return {"CLIP images": images, "CLIP words": words_artifact(workspace, naming)}
+
+    @cached_property
+    def clip_vocabulary(self) -> ClipVocabulary | None:
+        """What names by CLIP are chosen from, over the complete pairs; None if the study names none by CLIP."""
+        if self.study.naming is None:
+            return None
+        images, words = (open_vectors(artifact.require()) for artifact in self.naming_of.values())
+        return ClipVocabulary(read_words(self.study.naming), words, images[self.rows["real"]])
+
     # -- tables --------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def names(self) -> pd.DataFrame:
-        """One row per concept: concept, name, name_lift, name_r, family."""
+        """One row per concept: see `concepts.name_table`."""
         return open_table(self.names_artifact)
 
     @cached_property
@@ -148,7 +168,7 @@ class Results:
 
     @property
     def names_artifact(self) -> Artifact:
-        inputs = {"real": self.statistics_of["real"].fingerprint, "sae": self.sae.fingerprint}
+        inputs = fingerprints_of({"real": self.statistics_of["real"], "sae": self.sae, **self.naming_of})
         return Artifact(self.study.workspace, "tables/names", NAMES, {"seed": self.study.analysis.seed}, inputs)
 
     @property

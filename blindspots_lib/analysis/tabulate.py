@@ -30,7 +30,8 @@ def tabulate_concepts(results: Results) -> None:
     study = results.study
 
     def build_names() -> pd.DataFrame:
-        return name_table(results.energies["real"], results.captions, results.atoms, study.analysis.seed)
+        seed, vocabulary = study.analysis.seed, results.clip_vocabulary
+        return name_table(results.energies["real"], results.captions, results.atoms, seed, vocabulary)
 
     keep_table(results.names_artifact, build_names)
     keep_table(results.concepts_artifact, lambda: concept_table(results.energies, results.names, study.analysis))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 TAGS = {"scenes", "folder", "dataset", "webdataset", "links", "image-corpus", "pipeline", "external", "perfect",
-        "training", "trained"}  # fmt: skip
+        "training", "trained", "words-file", "words-list"}  # fmt: skip
 
 
 class Part(BaseModel):
@@ -332,6 +332,19 @@ class Analysis(Part):
         if self.arithmetic == "published" and self.tokens != "all":
             raise ValueError(f"analysis.tokens = {self.tokens!r}: the published arithmetic sums all tokens; write tokens: all")
         return self
+
+
+Words = Annotated[
+    Annotated[str, Tag("words-file")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("words-list")],
+    Discriminator(lambda words: "words-list" if isinstance(words, list | tuple) else "words-file"),
+]
+
+
+class Naming(Part):
+    """Names by CLIP for the concepts that captions leave unnamed."""
+
+    clip: Weights  # measures how well words and images agree
+    words: Words  # that may become names: a text file with one word or phrase per line, or a list
 
 
 class Stability(Part):

@@ -32,6 +32,7 @@ class Study(config.Part):
     sae: config.SAE
     stability: config.Stability | None = None
     analysis: config.Analysis = config.Analysis()
+    naming: config.Naming | None = None
     validation: config.Validation | None = None
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The style of all figures (colours, panels, footer), and `save_figure`, which records what a figure was made from."""
 
+import math
 import platform
 import textwrap
 import warnings
@@ -84,10 +85,20 @@ def save_figure(
     write_json(folder / f"{name}.json", {
         "figure": name, "function": f"{drawn_by.__module__.removeprefix('blindspots_lib.')}.{drawn_by.__name__}",
         "notebook": notebook, "study": study.name, "title": study.title, "replica": study.replica,
-        "parameters": study.model_dump(mode="json"), "seeds": dict(seeds), "inputs": dict(inputs), "numbers": numbers or {},
+        "parameters": study.model_dump(mode="json"), "seeds": dict(seeds), "inputs": dict(inputs),
+        "numbers": without_nan(numbers or {}),
         "revision": artifacts.code_revision(), "python": platform.python_version(),
         "packages": artifacts.package_versions(*PACKAGES), "lock": file_fingerprint(PROJECT_ROOT / "requirements.lock"),
     })  # fmt: skip
+
+
+def without_nan(numbers: Any) -> Any:
+    """Return numbers in lists and mappings with null for what is not defined: JSON has no nan."""
+    if isinstance(numbers, Mapping):
+        return {key: without_nan(value) for key, value in numbers.items()}
+    if isinstance(numbers, list | tuple):
+        return [without_nan(value) for value in numbers]
+    return None if isinstance(numbers, float) and math.isnan(numbers) else numbers
 
 
 def model_colour(study: Study, model: str) -> str:

@@ -19,6 +19,7 @@ from blindspots_lib.core.study import Study
 from blindspots_lib.data.collect import text_fault
 from blindspots_lib.data.images import UnusableImage, decode_image, naming_image_faults, open_image
 from blindspots_lib.data.sources import Lost, corpus_images, folder_rows, stream, webdataset_pairs
+from blindspots_lib.models.clip import read_words
 from blindspots_lib.models.external import check_ids, files_by_id
 from blindspots_lib.run.costs import free_disk, in_units, is_here, memory_of_sae, n_pairs, n_rows, token_shape, total_memory
 from blindspots_lib.run.disk import bytes_here, disk_rows
@@ -63,6 +64,8 @@ def looks(study: Study) -> Iterator[Callable[[], object]]:
         yield partial(check_weights, place)
     if isinstance(study.sae, config.TrainedSAE) and (study.sae.path or is_here(study.sae)):
         yield lambda: check_trained(study.sae) and None
+    if study.naming:
+        yield lambda: read_words(study.naming) and None
     yield partial(check_number, study)
     yield partial(check_pairs, study)
     for model in study.models:

@@ -15,6 +15,8 @@ def parts_of(study: Study) -> Iterator[tuple[str, Place]]:
         for name, part in model.parts.items():
             yield f"model {model.name}" + (f", {name}" if part is not model else ""), part
     yield "backbone", study.backbone
+    if study.naming:
+        yield "naming", study.naming.clip
     yield from study.validation.judges.items() if study.validation else ()
     if isinstance(study.sae, TrainedSAE):
         yield "sae", study.sae

@@ -10,7 +10,7 @@ import pandas as pd
 from blindspots_lib.analysis.descriptors import embed_training_corpus
 from blindspots_lib.analysis.energies import compute_energies, energies_artifact, gather_statistics
 from blindspots_lib.analysis.memorization import Neighbours, nearest_training_images
-from blindspots_lib.analysis.results import Results, Sources
+from blindspots_lib.analysis.results import NAMING_IMAGES, Results, Sources
 from blindspots_lib.analysis.tabulate import (
     tabulate_asked,
     tabulate_claims,
@@ -26,6 +26,7 @@ from blindspots_lib.core.storage import keep_table, open_table
 from blindspots_lib.core.study import Study
 from blindspots_lib.data.collect import collect_corpus, collect_pairs, corpus_artifact, pairs_artifact
 from blindspots_lib.data.scene_pairs import are_public
+from blindspots_lib.models.clip import clip_artifact, embed_images, embed_words
 from blindspots_lib.models.external import external_artifact, take_images
 from blindspots_lib.models.generate import generate_images, generation_artifact
 from blindspots_lib.models.perfect import draw_afresh, perfect_artifact
@@ -36,7 +37,8 @@ from blindspots_lib.sae.formats import import_sae, imported_artifact
 from blindspots_lib.sae.stability import SAMPLE, compare_runs, describe_runs, run_configs, train_runs
 from blindspots_lib.sae.train import fit_sae, sae_artifact
 from blindspots_lib.trial.ablations import ablation_table, power_table
-from blindspots_lib.trial.clip_score import clip_artifact, embed_captions, embed_source
+from blindspots_lib.trial.calibration import calibration_table
+from blindspots_lib.trial.clip_score import embed_captions
 from blindspots_lib.trial.methods import Methods
 from blindspots_lib.trial.oracle import judge_images, verdicts_artifact
 from blindspots_lib.trial.plants import planted_in
@@ -104,6 +106,9 @@ def measure(study: Study) -> Results:
     results = open_results(study)
     for source, energies in results.energies_of.items():
         gather_statistics(study.workspace, study.analysis, source, energies, results.rows[source])
+    if study.naming:
+        embed_images(study.workspace, study.naming.clip, NAMING_IMAGES, results.sources["real"])
+        embed_words(study.workspace, study.naming)
     tabulate_concepts(results)
     tabulate_asked(results)
     tabulate_datapoints(results, lambda: training_neighbours(results, tokens))
@@ -121,13 +126,15 @@ def judge(study: Study) -> Trial:
     images, clip = images_of(study), study.validation.clip
     for source, artifact in images.items():
         judge_images(study.workspace, study.validation.oracle, source, artifact)
-        embed_source(study.workspace, clip, source, artifact)
+        embed_images(study.workspace, clip, f"images/{source}", artifact)
     embed_captions(study.workspace, clip, images["real"])
     trial = open_trial(study)
     trial.make()
     trial.keep("ablations", lambda: ablation_table(trial))
     model, null = power_models(study)
     trial.keep("power", lambda: power_table(trial, model, null), model=model, null=null)
+    energies = trial.results.matrices
+    trial.keep("calibration", lambda: calibration_table(energies[null], energies["real"], study.analysis), null=null)
     return trial
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from blindspots_lib.analysis.asked import asked_table
 from blindspots_lib.analysis.calls import EXAGGERATED, SUPPRESSED, Calls, make_calls
-from blindspots_lib.analysis.composition import composition_table
+from blindspots_lib.analysis.composition import composition_table, odds_change
 from blindspots_lib.analysis.detectors import learn_detectors
 from blindspots_lib.analysis.families import concept_families, family_energies, family_names
 from blindspots_lib.analysis.names import name_concepts
@@ -45,6 +45,7 @@ def answer_table(amounts: AmountsOfAll, known: Known, analysis: Analysis) -> pd.
     omission_false_share   words called omitted, of those that are seen, on a perfect generator
     intrusion_ap           average precision of the exaggerated objects among all objects, ranked by `intrusion_low`
     intrusion_false_share, composition_false_share   as omission_false_share, of words and of pairs of words
+    composition_right      called pairs of words whose change has the same sign by the oracle, surely (`composition_right`)
     """
     return pd.DataFrame(answer_rows(amounts, known, analysis), columns=["model", "measure", "value"])
 
@@ -74,6 +75,8 @@ def answer_rows(amounts: AmountsOfAll, known: Known, analysis: Analysis) -> Iter
             measures |= called_recalls(amounts[model], amounts["real"], names, sides, analysis)
             measures["omission_recall"] = omission_recall(words, sides, known.change[model], analysis)
             measures["intrusion_ap"] = intrusion_precision(words, sides)
+            pairs = composition[(composition["model"] == model) & (composition["call"] != "unclear")]
+            measures["composition_right"] = composition_right(pairs, known.shown[model], known.shown["real"])
         yield from ((model, measure, value) for measure, value in measures.items())
 
 
@@ -127,23 +130,38 @@ def called_recalls(
 
 
 def coverage_of_shown(perfect: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> float:
-    """Return how many intervals of the `SHOWN` most extreme shrunken deltas hold the true delta, where that is known.
+    """Return how many intervals of the `SHOWN` most extreme shrunken deltas hold the true delta, over `N_ALTERATIONS` worlds."""
+    rng, covered = np.random.default_rng(analysis.seed), []
+    for _ in range(N_ALTERATIONS):
+        generated, compared, truth = altered_world(perfect, real, rng)
+        calls = make_calls(generated, compared, analysis)
+        shown = most_extreme(calls, SHOWN)
+        covered.append((calls.shrunken_low[shown] <= truth[shown]) & (truth[shown] <= calls.shrunken_high[shown]))
+    hits = np.concatenate(covered)
+    return float(hits.mean()) if len(hits) else np.nan
+
+
+def altered_world(
+    perfect: sp.csr_matrix, real: sp.csr_matrix, rng: np.random.Generator
+) -> tuple[sp.csr_matrix, sp.csr_matrix, Float[np.ndarray, "k"]]:
+    """Return energies of generated and of real images whose true delta is known, and that delta per direction.
 
     On a perfect generator every delta is truly 0.5. Of `ALTERED` directions, one side loses each of its images with probability
     1 - f, log f uniform between log `LEAST_KEPT` and 0: then delta is truly f / (1 + f), or 1 / (1 + f) if the real side loses.
-    Mean over `N_ALTERATIONS` seeds.
     """
-    rng, covered = np.random.default_rng(analysis.seed), []
-    for _ in range(N_ALTERATIONS):
-        kept = np.exp(rng.uniform(np.log(LEAST_KEPT), 0, real.shape[1]))
-        altered, loses = rng.random(real.shape[1]) < ALTERED, rng.random(real.shape[1]) < 0.5
-        truth = np.where(altered, np.where(loses, kept, 1) / (1 + kept), 0.5)
-        thinned = [thin(side, np.where(altered & which, kept, 1.0), rng) for side, which in ((perfect, loses), (real, ~loses))]
-        calls = make_calls(*thinned, analysis)
-        tested = np.flatnonzero(calls.tested)
-        shown = tested[np.argsort(-np.abs(calls.shrunken[tested] - 0.5), kind="stable")[:SHOWN]]
-        covered.append((calls.shrunken_low[shown] <= truth[shown]) & (truth[shown] <= calls.shrunken_high[shown]))
-    return float(np.concatenate(covered).mean()) if len(np.concatenate(covered)) else np.nan
+    kept = np.exp(rng.uniform(np.log(LEAST_KEPT), 0, real.shape[1]))
+    altered, loses = rng.random(real.shape[1]) < ALTERED, rng.random(real.shape[1]) < 0.5
+    truth = np.where(altered, np.where(loses, kept, 1) / (1 + kept), 0.5)
+    generated, compared = (
+        thin(side, np.where(altered & which, kept, 1.0), rng) for side, which in ((perfect, loses), (real, ~loses))
+    )
+    return generated, compared, truth
+
+
+def most_extreme(calls: Calls, n: int) -> Int[np.ndarray, "c"]:
+    """Return the n tested directions whose shrunken delta is furthest from 0.5."""
+    tested = np.flatnonzero(calls.tested)
+    return tested[np.argsort(-np.abs(calls.shrunken[tested] - 0.5), kind="stable")[:n]]
 
 
 def thin(matrix: sp.csr_matrix, kept: Float[np.ndarray, "k"], rng: np.random.Generator) -> sp.csr_matrix:
@@ -178,3 +196,20 @@ def intrusion_precision(words: pd.DataFrame, sides: pd.Series) -> float:
     planted = np.array([sides[name] == EXAGGERATED for name in objects])
     scores = [rows_of(words, name)["intrusion_low"].head(1).fillna(0.0).to_list() for name in objects]
     return float(average_precision_score(planted, [row[0] if row else -1.0 for row in scores])) if planted.any() else np.nan
+
+
+def composition_right(
+    called: pd.DataFrame, generated: Bool[np.ndarray, "pairs names"], real: Bool[np.ndarray, "pairs names"]
+) -> float:
+    """Return the fraction of called pairs of words whose log odds ratio changes likewise by what the oracle sees in the images.
+
+    The oracle's change must have the same sign and be twice its standard error or more. Pairs with a word that names no
+    ground-truth concept are left out.
+    """
+    place = {word: place for place, truth in reversed(list(enumerate(NAMES))) for word in accepted_names(truth)}
+    rows = called[called["first"].isin(place) & called["second"].isin(place)]
+    if not len(rows):
+        return np.nan
+    first, second = (rows[column].map(place).to_numpy(np.int64) for column in ("first", "second"))
+    seen = odds_change(generated, real, first, second)
+    return float((np.sign(rows["difference"]) * seen.difference / seen.error >= 2).mean())

@@ -221,3 +221,25 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     axes[1].set(xlim=(-0.004, max(0.1, axes[1].get_xlim()[1])), title="should not be called")
     axes[0].legend(fontsize=8, loc="lower left")
     return figure
+
+
+def plot_calibration(table: pd.DataFrame) -> Figure:
+    """Draw, against the frequency of the concept, what is called falsely and how many intervals hold the true delta.
+
+    Dotted: the 5 % that are allowed, the 95 % that intervals should hold.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    bins = sorted(table["images"].unique())
+    ends = [f"{low} to {high - 1}" for low, high in itertools.pairwise(bins)] + [f"{bins[-1]} or more"]
+    for place, (case, rows) in enumerate(table.groupby("case", sort=False)):
+        at = [bins.index(images) for images in rows["images"]]
+        for axis, column in zip(axes, ("false", "covered"), strict=True):
+            axis.plot(at, rows[column], "o-", color=MODEL_COLOURS[place], linewidth=1.2, markersize=5, label=case)
+    for axis, level in zip(axes, (0.05, 0.95), strict=True):
+        axis.axhline(level, color=QUIET, linestyle=":", linewidth=1)
+        axis.set_xticks(range(len(bins)), ends)
+        axis.set_xlabel("images that the concept fires on, both sides together")
+    axes[0].set(ylabel="fraction called falsely", ylim=(-0.002, 0.06))
+    axes[1].set(ylabel="fraction of intervals that hold the true δ", ylim=(None, 1.005))
+    axes[1].legend(fontsize=8, loc="lower left")
+    return figure

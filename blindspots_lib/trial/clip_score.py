@@ -1,67 +1,16 @@
 """Agreement of captions and images by CLIP: it separates wrong captions from faults of a model, and is a method of the trial."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Float16, Int
-from PIL.Image import Image
 
-from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
+from blindspots_lib.core.artifacts import Artifact, Workspace
 from blindspots_lib.core.config import Weights
-from blindspots_lib.core.hub import fetch, weights_fingerprint
-from blindspots_lib.core.storage import fill_shards, read_arrays, read_shard, save_array, shards_of
-from blindspots_lib.data.embed import embed_shards
-from blindspots_lib.models.loading import conditions, load_whole
-
-CLIP, BATCH = Stage("CLIP", 1), 100
-
-
-class ClipEncoder:
-    """Turns images and captions into vectors of length 1 in one space."""
-
-    def __init__(self, weights: Weights):
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
-        place = fetch(weights)
-        self.clip = load_whole(CLIPModel, "clip", place).eval()
-        self.tokenizer, self.processor = CLIPTokenizer.from_pretrained(place), CLIPImageProcessor.from_pretrained(place)
-
-    def images(self, images: Iterable[Image]) -> Float[np.ndarray, "n d"]:
-        import torch
-
-        pixels = self.processor(list(images), return_tensors="pt").pixel_values
-        with torch.inference_mode():
-            return unit(self.clip.visual_projection(self.clip.vision_model(pixels).pooler_output).numpy())
-
-    def captions(self, captions: list[str]) -> Float[np.ndarray, "n d"]:
-        import torch
-
-        tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        with torch.inference_mode():
-            return unit(self.clip.text_projection(self.clip.text_model(**tokens).pooler_output).numpy())
-
-
-def unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def clip_artifact(workspace: Workspace, clip: Weights, source: str, images: Artifact) -> Artifact:
-    """Return the output folder of `embed_source` and `embed_captions`; `source` is "images/<source>" or "captions"."""
-    inputs = {"images": images.fingerprint, "clip": weights_fingerprint(clip)}
-    return Artifact(workspace, f"clip/{source}", CLIP, {}, inputs)
-
-
-def embed_source(workspace: Workspace, clip: Weights, source: str, images: Artifact) -> Artifact:
-    """Store CLIP vectors of all images of a source, one (b, d) float16 .npy per shard; NaN for a lost image."""
-    artifact = clip_artifact(workspace, clip, f"images/{source}", images)
-    if not artifact.is_complete():
-        artifact.begin(conditions("float32", "transformers"))
-        encoder = ClipEncoder(clip)
-        embed_shards(artifact, images, encoder.images, (encoder.clip.config.projection_dim,), BATCH)
-        artifact.finish()
-    return artifact
+from blindspots_lib.core.storage import fill_shards, read_shard, save_array, shards_of
+from blindspots_lib.models.clip import ClipEncoder, clip_artifact, unit
+from blindspots_lib.models.loading import conditions
 
 
 def embed_captions(workspace: Workspace, clip: Weights, pairs: Artifact) -> Artifact:
@@ -78,10 +27,6 @@ def embed_captions(workspace: Workspace, clip: Weights, pairs: Artifact) -> Arti
     fill_shards(artifact, shards_of(pairs), embed, save_array, "npy", "captions")
     artifact.finish()
     return artifact
-
-
-def open_vectors(artifact: Artifact) -> Float[np.ndarray, "n d"]:
-    return read_arrays(artifact).astype(np.float32)
 
 
 def agreement(images: Float[np.ndarray, "n d"], captions: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:

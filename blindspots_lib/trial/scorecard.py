@@ -81,11 +81,15 @@ def memorization_measures(copies: pd.DataFrame, model: str) -> dict[str, Measure
     """Return how well scores separate copies from other public pairs: area under the ROC curve, precision at 1 % false positives.
 
     `_untouched_auroc` is the area among the pairs that the model learned as they are: no copy was redrawn, most others were.
+    `copy_recall` and `copy_false_share` are the fractions of copies and of other pairs that are called copies.
     """
     table = copies[copies["model"] == model]
     copied, alike = (table["copies"] > 0).to_numpy(), table["untouched"].to_numpy()
-    scores = copy_scores(table)
+    scores, called = copy_scores(table), (table["copy_call"] == "copy").to_numpy()
     return {
+        "copy_recall": resampled(lambda hits: float(hits.mean()) if len(hits) else np.nan, called[copied]),
+        "copy_false_share": resampled(lambda hits: float(hits.mean()) if len(hits) else np.nan, called[~copied]),
+    } | {
         f"{short}_{measure}": resampled(function, scores[name], copied)
         for name, short in COPY_SCORES.items()
         for measure, function in (("auroc", auroc), ("precision", precision_at_false_positives))
@@ -98,6 +102,7 @@ def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure
     """Return the fraction of wrong captions among pairs of high discrepancy, and how well caption-image agreement finds them.
 
     The latter is over pairs that are not public: public pairs all have their own captions, and CLIP was trained on them.
+    `caption_fit_auroc` says how well the concepts alone find wrong captions, over all pairs.
     """
     table = discrepancies[discrepancies["model"] == model]
     high = table[table["energy_distance"] >= table["energy_distance"].quantile(HIGH_DISCREPANCY)]
@@ -105,6 +110,7 @@ def noise_measures(discrepancies: pd.DataFrame, model: str) -> dict[str, Measure
     return {
         "noise_share": resampled(lambda hits: float(hits.mean()), high["noisy"].to_numpy()),
         "noise_auroc": resampled(auroc, -unseen["agreement"].to_numpy(), unseen["noisy"].to_numpy()),
+        "caption_fit_auroc": resampled(auroc, -table["caption_fit"].fillna(1).to_numpy(), table["noisy"].to_numpy()),
     }
 
 

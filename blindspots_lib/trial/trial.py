@@ -14,8 +14,9 @@ from blindspots_lib.core.config import contents
 from blindspots_lib.core.files import fingerprint_of
 from blindspots_lib.core.storage import keep_table, open_table
 from blindspots_lib.core.study import Study
+from blindspots_lib.models.clip import ClipEncoder, open_vectors
 from blindspots_lib.trial.answers import answer_table
-from blindspots_lib.trial.clip_score import ClipEncoder, agreement, name_concepts, open_vectors, word_scores
+from blindspots_lib.trial.clip_score import agreement, name_concepts, word_scores
 from blindspots_lib.trial.matching import NAMES, amounts_of_truths, match_concepts
 from blindspots_lib.trial.methods import KMEANS, ORACLE, PROBE, RA_SAE, TOPK_SAE, WORDS, Methods
 from blindspots_lib.trial.metrics import detection_table
@@ -178,7 +179,7 @@ class Trial:
     @cached_property
     def discrepancies(self) -> pd.DataFrame:
         """One row per pair and model: energy distance, whether the caption is wrong, its agreement with the real image."""
-        table = self.results.datapoints[["pair_id", "model", "energy_distance"]]
+        table = self.results.datapoints[["pair_id", "model", "energy_distance", "caption_fit"]]
         at = self.positions(table)
         return table.assign(noisy=self.truth.noisy[at], public=self.truth.public[at], agreement=self.agreement["real"][at])
 

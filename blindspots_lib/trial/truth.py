@@ -25,6 +25,7 @@ class Known:
     present: Bool[np.ndarray, "pairs names"]  # which ground-truth concepts the real images show
     sides: Mapping[str, pd.Series]  # where each was planted, per model
     change: Mapping[str, pd.Series]  # true change of each, per model
+    shown: Mapping[str, Bool[np.ndarray, "pairs names"]]  # what the images of each source show, by the oracle
     perfect: frozenset[str]  # models without faults
 
 
@@ -91,4 +92,5 @@ class Truth:
     def known(self) -> Known:
         """What judges the answers."""
         perfect = frozenset(model.name for model in self.results.study.of_kind(PerfectGenerator))
-        return Known(self.results.captions, self.present, self.sides, self.change, perfect)
+        shown = {source: verdicts > 0.5 for source, verdicts in self.verdicts.items()}
+        return Known(self.results.captions, self.present, self.sides, self.change, shown, perfect)
