@@ -4,10 +4,11 @@ import pytest
 import scipy.sparse as sp
 
 from blindspots_lib.core.config import Analysis
-from blindspots_lib.trial import answers
+from blindspots_lib.trial import answers, calibration
 from blindspots_lib.trial.answers import (
     accepted_names,
     answer_table,
+    composition_right,
     coverage_of_shown,
     intrusion_precision,
     omission_recall,
@@ -72,7 +73,8 @@ def world(rng, n=400):
     sides = {"faulty": none.where(~none.index.isin(["dvd"]), "suppressed").where(~none.index.isin(["cactus"]), "exaggerated"),
              "perfect": none}  # fmt: skip
     change = {model: pd.Series(np.where(side == "suppressed", 0.0, 0.5), index=NAMES) for model, side in sides.items()}
-    return amounts, Known(captions, shown, sides, change, frozenset({"perfect"}))
+    seen = {"real": shown, "faulty": shown, "perfect": shown}
+    return amounts, Known(captions, shown, sides, change, seen, frozenset({"perfect"}))
 
 
 def test_a_world_of_pure_concepts_is_answered_without_a_fault():
@@ -83,6 +85,38 @@ def test_a_world_of_pure_concepts_is_answered_without_a_fault():
     false = [name for name in value["perfect"].index if name.endswith("false_share") or name == "false_call_share"]
     assert len(false) == 5
     assert value["perfect"][false].max() <= 0.2  # one of five words at most
+
+
+def test_a_called_pair_of_words_is_right_if_the_oracle_sees_the_same_change():
+    """Real images show cats with dvds half of the time; the model never draws both. Pizzas go with dvds as before."""
+    rng = np.random.default_rng(0)
+    real = np.zeros((600, len(NAMES)), bool)
+    dvd, cat, pizza = (NAMES.index(thing) for thing in ("dvd", "cat", "pizza"))
+    real[:, [dvd, cat, pizza]] = rng.random((600, 3)) < 0.5
+    generated = real.copy()
+    generated[:, cat] &= ~real[:, dvd]
+    called = pd.DataFrame(
+        {"first": ["cat", "dvd", "cat"], "second": ["dvds", "pizza", "unknown"], "difference": [-2.0, -2.0, -2.0]}
+    )
+    assert composition_right(called, generated, real) == 0.5
+
+
+def test_calibration_counts_false_calls_by_frequency(monkeypatch):
+    monkeypatch.setattr(calibration, "N_SPLITS", 6)
+    monkeypatch.setattr(calibration, "N_ALTERATIONS", 2)
+    rng = np.random.default_rng(1)
+    rates = np.repeat([0.02, 0.3], 60)
+    real, fresh = (sp.csr_matrix(rng.exponential(size=(200, 120)) * (rng.random((200, 120)) < rates)) for _ in range(2))
+    table = calibration.calibration_table(fresh, real, ANALYSIS).set_index(["case", "images"])
+    perfect = table.loc["perfect generator"]
+    assert perfect["n"].sum() <= 120
+    assert perfect.index.max() == 80
+    assert perfect["false"].max() <= 0.05
+    assert table.loc["real against real", "n"].sum() > 6 * 60  # the frequent ones are tested in every split
+    assert table.loc["altered on purpose", "false"].isna().all()
+    lost = sp.csr_matrix(fresh.multiply(rates < 0.1))  # as if a generator were perfect that never draws the frequent ones
+    wrong = calibration.calibration_table(lost, real, ANALYSIS)
+    assert wrong.loc[wrong["case"] == "perfect generator", "false"].max() > 0.9
 
 
 def test_intervals_that_are_too_narrow_cover_too_little(monkeypatch):
