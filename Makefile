@@ -21,7 +21,7 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures report plan check fetch test golden lint lab bench miniatures clean clean-superseded
+.PHONY: help figures report explorer plan check fetch test golden lint lab bench miniatures clean clean-superseded
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,6 +31,9 @@ figures: $(READY) ## run the notebooks of STUDY in sequence and regenerate its f
 
 report: $(READY) ## write again what was found in STUDY, on one page: runs/STUDY/report.html
 	@$(BIN)python -m blindspots_lib report "$(STUDY)"
+
+explorer: $(READY) ## write the explorer of STUDY, a folder for any browser: runs/STUDY/explorer/index.html
+	@$(BIN)python -m blindspots_lib explorer "$(STUDY)"
 
 plan: $(READY) ## say what STUDY will take: images, disk, memory, time, downloads, agreements
 	@$(BIN)python -m blindspots_lib plan "$(STUDY)"
@@ -53,7 +56,7 @@ lint: $(READY) ## ruff and import-linter: format, faults, and that the rooms imp
 	@rm -f .lint.log
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	@$(BIN)jupyter lab --notebook-dir notebooks
+	@$(BIN)jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk)
 	@$(BIN)python -m benchmarks

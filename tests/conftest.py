@@ -11,6 +11,7 @@ import pytest
 import yaml
 from jaxtyping import install_import_hook
 
+pytest_plugins = ["browser"]  # fixtures of a real browser, and the line that says what was left out without one
 install_import_hook("blindspots_lib", "beartype.beartype")
 os.environ["BLINDSPOTS_ALLOW_PRIVATE_LINKS"] = "1"  # the stand-in hub is on this machine
 

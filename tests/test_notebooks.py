@@ -232,6 +232,11 @@ def notebook_file(path, source, tagged=True):
             "out.outputs = ({'output_type': 'error', 'ename': 'KeyError', 'evalue': 'k', 'traceback': []},)\ndisplay(out)",
             r"^bad.ipynb: a widget failed: KeyError: k; traceback in .*failed-bad.ipynb$",
         ),
+        (
+            "import anywidget, traitlets\nshown = anywidget.AnyWidget()\n"
+            "shown.add_traits(error=traitlets.Unicode('KeyError: k').tag(sync=True))\nshown.send_state('error')",
+            r"^bad.ipynb: a widget failed: KeyError: k; traceback in .*failed-bad.ipynb$",
+        ),
     ],
 )
 def test_failing_notebook_is_one_line_and_its_copy_is_kept(write_study, tmp_path, source, message):
@@ -266,19 +271,27 @@ def test_command_line_ends_with_one_line_and_not_zero():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("explore", "control", "value"),
-    [
-        ("explore_pairs", 0, 9), ("explore_thresholds", 0, 0.3), ("explore_blindspots", 1, 4), ("explore_concepts", 0, 7),
-        ("explore_extremes", 1, "greatest"),
-    ],
-)  # fmt: skip
-def test_moving_a_slider_draws_another_picture(smoke, explore, control, value):
-    box = getattr(widgets, explore)(open_results(load_study(str(smoke))))
-    controls, picture = box.children
+def test_moving_the_slider_draws_other_pairs_and_an_error_is_shown(smoke, monkeypatch):
+    first, failure, picture = widgets.explore_pairs(open_results(load_study(str(smoke)))).children
     before = bytes(picture.value)
     assert before.startswith(b"\x89PNG")
-    controls.children[control].value = value
+    first.value = 9
     after = bytes(picture.value)
     assert after.startswith(b"\x89PNG")
     assert after != before
+    monkeypatch.setattr(widgets, "drawn", lambda results, first: 1 / 0)
+    first.value = 3
+    assert failure.value == "ZeroDivisionError: division by zero"
+    assert bytes(picture.value) == after
+
+
+def test_an_executed_notebook_keeps_the_picture_of_a_widget_and_not_the_widget(tmp_path):
+    view, state = notebooks.WIDGET_VIEW, notebooks.WIDGET_STATE
+    data = [{view: {"model_id": "a"}, "image/png": "AAAA"}, {view: {"model_id": "b"}, "text/plain": "IntSlider()"}]
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", entry) for entry in data])
+    saved = {state: {"version_major": 2, "version_minor": 0, "state": {"a": {"state": {}}, "b": {"state": {}}}}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": saved}), tmp_path / "ran.ipynb")
+    notebooks.leave_pictures(tmp_path / "ran.ipynb")
+    kept = nbformat.read(tmp_path / "ran.ipynb", 4)
+    assert [set(output["data"]) for output in kept.cells[0].outputs] == [{"image/png"}, {view, "text/plain"}]
+    assert set(kept.metadata.widgets[state]["state"]) == {"b"}

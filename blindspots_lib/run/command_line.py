@@ -1,4 +1,4 @@
-"""The command line behind `make`: python -m blindspots_lib figures|report|plan|check|fetch STUDY."""
+"""The command line behind `make`: python -m blindspots_lib figures|report|explorer|plan|check|fetch STUDY."""
 
 import argparse
 import os
@@ -67,7 +67,27 @@ def run_fetch(study_name: str) -> int:
     return 0
 
 
-COMMANDS = {"figures": run_figures, "report": run_report, "plan": run_plan, "check": run_check, "fetch": run_fetch}
+def run_explorer(study_name: str) -> int:
+    """Write the explorer of a study that was run: a folder that any browser opens from disk."""
+    from blindspots_lib.figures.explorer import explorer_folder, write_explorer
+    from blindspots_lib.run.costs import in_units
+    from blindspots_lib.run.stages import open_results
+
+    study = load_study(study_name)
+    page = write_explorer(open_results(study), explorer_folder(study))
+    size = sum(file.stat().st_size for file in page.parent.rglob("*") if file.is_file())
+    print(f"{page}\nnext: open it in a browser, or copy the folder ({in_units(size)}) to any static host")
+    return 0
+
+
+COMMANDS = {
+    "figures": run_figures,
+    "report": run_report,
+    "explorer": run_explorer,
+    "plan": run_plan,
+    "check": run_check,
+    "fetch": run_fetch,
+}
 
 
 def main() -> int:

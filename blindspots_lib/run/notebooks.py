@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from blindspots_lib.models.external import images_fingerprint
 from blindspots_lib.run.costs import duration, in_units
 from blindspots_lib.run.forecast import Forecast
 from blindspots_lib.run.remote import parts_of
+
+WIDGET_STATE, WIDGET_VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
 
 
 def notebook_inputs(study: Study, notebook: Path) -> dict[str, str]:
@@ -95,6 +98,7 @@ def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -
         ) from None
     if errors := widget_errors(failed):
         raise StudyError(f"{notebook.name}: a widget failed: {errors[0]}; traceback in {failed}")
+    leave_pictures(failed)
     os.replace(failed, folder / notebook.name)
 
 
@@ -116,11 +120,24 @@ def missing_part(study: Study, notebook: Path) -> str:
 
 
 def widget_errors(executed: Path) -> list[str]:
-    """Return the errors in the saved states of widgets, which papermill does not see."""
-    saved = read_notebook(executed)["metadata"].get("widgets", {})
-    states = saved.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    outputs = [output for state in states.values() for output in state["state"].get("outputs", [])]
-    return [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
+    """Return the errors that widgets saved, which papermill does not see: captured outputs, and what a widget's `error` says."""
+    states = [entry["state"] for entry in widget_states(read_notebook(executed)).values()]
+    outputs = [output for state in states for output in state.get("outputs", [])]
+    captured = [f"{o['ename']}: {o['evalue']}" for o in outputs if o["output_type"] == "error"]
+    return captured + [state["error"] for state in states if state.get("error")]
+
+
+def widget_states(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    return notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+
+
+def leave_pictures(executed: Path) -> None:
+    """Keep only the picture of widgets that have one: without a kernel they show nothing, and nbconvert would prefer them."""
+    notebook = read_notebook(executed)
+    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}) and (view := output["data"].pop(WIDGET_VIEW, None)):
+            widget_states(notebook).pop(view["model_id"], None)
+    write_json(executed, notebook)
 
 
 def run_study(study_name: str) -> list[str]:

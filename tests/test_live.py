@@ -1,0 +1,251 @@
+import base64
+import io
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.study import load_study
+from blindspots_lib.figures.explorer import FRONTEND
+from blindspots_lib.figures.live import STATE, ConceptExplorer
+from blindspots_lib.run import notebooks
+from blindspots_lib.run.stages import open_results
+
+SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+LAB = {"config": "JUPYTER_CONFIG_DIR", "data": "JUPYTER_DATA_DIR", "runtime": "JUPYTER_RUNTIME_DIR", "ipython": "IPYTHONDIR",
+       "workspaces": "JUPYTERLAB_WORKSPACES_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}  # fmt: skip
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")  # UMAP
+
+
+@pytest.fixture(scope="module")
+def results(smoke):
+    return open_results(load_study(str(smoke)))
+
+
+@pytest.fixture
+def explorer(results):
+    return ConceptExplorer(results)
+
+
+def ask(explorer, *questions):
+    """What a front end gets for questions of one message: answers with their arrays, or errors, in the order asked."""
+    sent = {}
+    explorer.send = lambda reply, buffers: sent.update({reply["id"]: (json.loads(json.dumps(reply, allow_nan=False)), buffers)})
+    explorer._handle_custom_msg({"questions": [{"id": n, **question} for n, question in enumerate(questions)]}, [])
+    return [unpacked(reply.get("answer", reply), buffers) for reply, buffers in (sent[n] for n in range(len(questions)))]
+
+
+def unpacked(value, buffers):
+    if isinstance(value, list):
+        return [unpacked(part, buffers) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "$array" in value:
+        return np.frombuffer(buffers[value["buffer"]], value["$array"].removesuffix("Array").lower())
+    return {key: unpacked(part, buffers) for key, part in value.items()}
+
+
+def test_the_start_holds_the_tables(explorer, results):
+    (start,) = ask(explorer, {"ask": "start"})
+    assert start["meta"]["n_concepts"] == len(results.concepts) == 48
+    assert start["meta"]["sources"] == ["real", "sd15", "pixart", "perfect"]
+    for model in ("sd15", "pixart", "perfect"):
+        np.testing.assert_array_equal(start["columns"]["models"][model]["delta"], results.concepts[f"delta_{model}"].astype("f4"))
+    assert start["pairs"]["caption"] == results.captions
+    assert "BlindspotsExplorer" in start["code"]
+
+
+def test_a_concept_has_the_images_with_most_of_it(explorer, results):
+    concept = int(results.concepts["firings"].idxmax())
+    (found,) = ask(explorer, {"ask": "concept", "k": concept})
+    for source, matrix in results.matrices.items():
+        shown = found["top"][source]
+        energies = matrix[:, [concept]].toarray().ravel()
+        assert [round(image["energy"], 3) for image in shown] == [
+            round(float(e), 3) for e in np.sort(energies)[::-1][: len(shown)]
+        ]
+        for image in shown:
+            row = results.rows[source][image["pair"]]
+            heat = results.codes[source].heatmap(int(row), concept).ravel()
+            np.testing.assert_array_equal(image["heat"] > 0, heat > 0)
+    overlap = results.energies["real"].stats.overlap()[[concept]].toarray().ravel()
+    assert [row["overlap"] for row in found["together"]] == pytest.approx(np.sort(overlap)[::-1][: len(found["together"])])
+
+
+def test_images_asked_for_at_once_come_with_their_own_numbers(explorer, results):
+    places = [("sd15", 30), ("real", 3), ("sd15", 1)]
+    for (source, pair), thumb in zip(
+        places, ask(explorer, *({"ask": "thumb", "source": s, "pair": p} for s, p in places)), strict=True
+    ):
+        assert thumb["type"] == "image/webp"
+        shown = Image.open(io.BytesIO(thumb["image"].tobytes())).convert("RGB")
+        assert shown.size == (64, 64)
+        stored = results.images[source][results.pair_ids[pair]]
+        assert np.abs(np.asarray(shown, float) - np.asarray(stored, float)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"ask": "concept", "k": 48}, "ConceptExplorer: no concept 48; they are numbered from 0 to 47"),
+        ({"ask": "concept", "k": -1}, "ConceptExplorer: no concept -1; they are numbered from 0 to 47"),
+        ({"ask": "thumb", "source": "sd15", "pair": 36}, "ConceptExplorer: no pair 36; they are numbered from 0 to 35"),
+        (
+            {"ask": "thumb", "source": "x", "pair": 0},
+            "ConceptExplorer: no source 'x'; this study has real, sd15, pixart, perfect",
+        ),
+        (
+            {"ask": "concept", "k": "0"},
+            "the explorer asks what the kernel does not know: {'ask': 'concept', 'k': '0'}; reload the page",
+        ),
+    ],
+)
+def test_a_bad_question_is_one_line_and_those_beside_it_are_answered(explorer, question, message):
+    bad, good = ask(explorer, question, {"ask": "concept", "k": 0})
+    assert bad == {"id": 0, "error": message}
+    assert explorer.error == message
+    assert good["top"].keys() == {"real", "sd15", "pixart", "perfect"}
+
+
+def test_a_fault_of_ours_is_seen_by_the_reader_too(explorer, monkeypatch):
+    monkeypatch.setattr(explorer.source, "concept", lambda concept: {}[concept])
+    assert ask(explorer, {"ask": "concept", "k": 7}) == [{"id": 0, "error": "KeyError: 7"}]
+    assert explorer.get_state()["error"] == "KeyError: 7"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"model": "x"}, "no model 'x'; this study has sd15"),
+        ({"concept": 48}, "no concept 48"),
+        ({"modle": "sd15"}, "no 'modle'; it may have view, "),
+    ],
+)
+def test_a_state_that_cannot_be_shown_is_refused(results, state, message):
+    with pytest.raises(StudyError, match=message):
+        ConceptExplorer(results, **state)
+
+
+def test_the_state_is_what_the_front_end_starts_with(results):
+    (start,) = ask(ConceptExplorer(results, model="sd15", concept=12), {"ask": "start"})
+    assert start["state"] == {"model": "sd15", "concept": 12}
+
+
+def test_a_state_has_the_words_of_the_front_end():
+    begins = re.search(r"function firstState.*?return \{(.*?)\};", (FRONTEND / "selection.js").read_text(), re.S)[1]
+    assert set(re.findall(r"(\w+):", begins)) == set(STATE)
+
+
+def test_a_saved_notebook_holds_a_picture_and_no_data(explorer, results):
+    data, _ = explorer._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert data["text/plain"] == repr(ConceptExplorer(results)) == "ConceptExplorer(smoke)"
+    assert len(json.dumps(data)) + len(json.dumps(explorer.get_state())) < 50_000
+
+
+def explorer_notebook(path, study_file, *more):
+    opened = ("from blindspots_lib import load_study, open_results\nfrom blindspots_lib.figures.live import ConceptExplorer\n"
+              "results = open_results(load_study(study_file))")  # fmt: skip
+    cells = [nbformat.v4.new_code_cell(source) for source in (f"study_file = {str(study_file)!r}", opened, *more)]
+    cells[0].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+def test_papermill_and_strict_nbval_pass(smoke, tmp_path):
+    notebook = explorer_notebook(tmp_path / "live.ipynb", smoke, "ConceptExplorer(results, concept=0)")
+    notebooks.run_notebook(load_study(str(smoke)), smoke, notebook, tmp_path / "executed")
+    executed = tmp_path / "executed" / notebook.name
+    assert executed.stat().st_size < 55_000
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, "--rootdir", tmp_path, executed], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A JupyterLab of its own on a free port of this machine, stopped at the end: its root folder, and its address with token."""
+    folders = {name: tmp_path / name for name in (*LAB, "root")}
+    for folder in folders.values():
+        folder.mkdir()
+    overrides = folders["config"] / "labconfig" / "default_setting_overrides.json"
+    overrides.parent.mkdir()
+    overrides.write_text(json.dumps(SETTINGS))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port, token = free.getsockname()[1], secrets.token_hex()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser",
+               "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folders['root']}",
+               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+    environment = os.environ | {variable: str(folders[name]) for name, variable in LAB.items()}
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, tmp_path / "lab.log")
+        yield folders["root"], f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
+    finally:
+        server.terminate()  # it ends its kernels
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for(url, server, log):
+    for _ in range(200):
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.timeout(180)
+def test_in_jupyterlab_a_click_opens_a_concept_and_an_error_is_seen(smoke, lab, browser_page):
+    root, address = lab
+    fails_on_one = ("explorer = ConceptExplorer(results)\nanswer = explorer.source.concept\n"
+                    "explorer.source.concept = lambda k: {}[k] if k == 1 else answer(k)\nexplorer")  # fmt: skip
+    explorer_notebook(root / "live.ipynb", smoke, fails_on_one)
+    page, shown = browser_page, browser_page.locator(".blindspots.cell")
+    page.set_default_timeout(60_000)
+    page.goto(address.format("live.ipynb"))
+    page.get_by_text("| Idle").wait_for()
+    page.get_by_text("Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    shown.locator("main canvas").first.wait_for()
+    page.wait_for_function(DRAWN)
+    shown.locator("aside .concept").first.click()
+    shown.locator(".card .pictures img").first.wait_for()
+    concept = int(shown.locator(".card").get_attribute("aria-label").removeprefix("Concept "))
+    shown.get_by_role("button", name="Link").click()
+    assert page.evaluate("navigator.clipboard.readText()") == f"ConceptExplorer(results, concept={concept})"
+    shown.get_by_role("button", name="next concept").press("b")  # for JupyterLab: insert a cell
+    shown.get_by_role("searchbox").press_sequentially("1")
+    shown.get_by_role("searchbox").press("Enter")
+    page.get_by_text("KeyError: 1", exact=True).wait_for()
+    assert page.locator(".jp-CodeCell").count() == 3
+
+
+# on some canvas of the overview there are more colours than one
+DRAWN = """() => [...document.querySelectorAll(".blindspots.cell main canvas")].some((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return new Set(new Uint32Array(data.buffer)).size > 3;
+})"""
