@@ -239,6 +239,57 @@ def test_readme_states_what_each_method_finds(detection):
     ) in sentence(MINI)
 
 
+def test_answers_are_those_of_the_figures(card):
+    table = pd.DataFrame(numbers("answers"))
+    means = table.groupby(["measure", "kind"])["value"].mean()
+    vanished = [percent(means["omission_recall", kind]) for kind in RIVALS]
+    named, false = (percent(card["sd15"][name]["value"]) for name in ("name_accuracy", "name_false_share"))
+    page, text = sentence(README), sentence(MINI)
+    assert f"{named} of the pure concepts get the right name; from shuffled captions {false} get one." in page
+    assert f"Of what vanished, they call {vanished[0]}, {vanished[1]} and {vanished[2]}." in page
+    assert f"Of what vanished RA-SAE calls {vanished[0]}, TopK {vanished[1]} and k-means {vanished[2]}." in text
+    nothing = [
+        name for name in card["perfect"] if name.endswith("_false_share") and name not in ("name_false_share", "copy_false_share")
+    ]
+    assert len(nothing) == 3
+    assert all(card["perfect"][name]["value"] == 0 for name in [*nothing, "false_call_share"])
+    called = [f"{means['called_recall', kind]:.2f}" for kind in ("k-means", "RA-SAE")]
+    assert f"on the right side more often ({called[0]} against {called[1]})." in text
+    right = [card[model]["composition_right"]["value"] for model in MODELS if model != "perfect"]
+    assert f"by the oracle in {percent(sum(right) / len(right))} of the cases" in text
+    faulty = [model for model in MODELS if model != "perfect"]
+    copies, others = ([card[model][name]["value"] for model in faulty] for name in ("copy_recall", "copy_false_share"))
+    most = f"{max(others):.1%}".replace("%", " %")
+    assert f"{percent(min(copies))} to {percent(max(copies))} of them, and at most {most} of the other public pairs." in text
+    assert f"without CLIP (area under the ROC curve {card['sd15']['caption_fit_auroc']['value']:.2f})." in text
+    names = numbers("surest")["sd15"]["suppressed"]
+    assert f"suppressed have {names['by concept']} names, the families called suppressed {names['by family']}." in text
+    calibration = pd.DataFrame(numbers("calibration")).set_index(["case", "images"])
+    assert calibration.loc["real against real", "any_false"].max() == 0
+    assert f"{percent(calibration.loc[('altered on purpose', 80), 'covered'])} from 80 images on." in text
+
+
+def test_readme_says_of_the_papers_claims_what_the_report_says():
+    report = (PROJECT_ROOT / "figures" / "mini" / "report.md").read_text(encoding="utf-8")
+    verdicts = [(row, cells["verdict"]) for (table, row), cells in rows_of(report).items() if table == "claim"]
+
+    def found(words):
+        return {verdict for claim, verdict in verdicts if words in claim}
+
+    held = (
+        "suppression is the longer tail", "share blindspots", "pairs of smallest distance are often copies",
+        "have a right caption",
+    )  # fmt: skip
+    assert [found(words) for words in held] == [{"holds"}] * 4
+    assert found("rare concepts err most, more than by chance") == {"does not hold"}
+    assert found("comes nearer to the real images") == {"not shown"}
+    assert (
+        "four hold here for every model: suppression is the longer tail, models share blindspots, the nearest pairs are often "
+        "copies, and most of the farthest pairs have a right caption. That rare concepts err most, more than by chance, does not "
+        "hold. That DPO brings a model nearer to real images is not shown."
+    ) in sentence(README)
+
+
 def test_thresholds_miss_what_the_pages_say(detection, power):
     recall = detection["recall_of_objects"].groupby(["side", "kind"]).mean()
     low, high = (recall[side, "RA-SAE"] for side in ("suppressed", "exaggerated"))

@@ -9,7 +9,7 @@ from fake_answers import asked_rows, fake_results, fake_table
 
 from blindspots_lib.figures.findings import KINDS, Finding, Name, all_findings, as_ratio, headlines, left_names, sharing
 from blindspots_lib.figures.report import markdown_text, report_paths, short, write_report
-from blindspots_lib.figures.tallies import power_table
+from blindspots_lib.figures.tallies import names_called, power_table
 
 HOSTILE = (
     "<script>alert(1)</script> $x$ *b* [l](https://evil.example) \u202eright\u0000 ![i](javascript:x) | <img src=x onerror=1>"
@@ -43,11 +43,11 @@ def test_findings_are_plain_sentences(make_study):
     said = sentences(all_findings(results, first))
     assert said == {
         "omission": ["Leaves out guitar: asked for in 41 captions, 2 % [0, 8] of the real energy is drawn."],
-        "intrusion": ["Adds cat unasked: of 3 captions without it, 3.0 % more pictures show it than real ones do, "
+        "intrusion": ["Adds cat unasked: of 3 captions without it, 0 more pictures show it than real ones do, "
                       "4.0 times [3.0, 5.7] as many."],
         "suppressed": ["Suppresses guitar: 1 concept, shrunken δ 0.07 [0.03, 0.11]."],
         "exaggerated": ["Exaggerates unnamed (concept 2): 1 concept, shrunken δ 0.86 [0.82, 0.90]."],
-        "copies": ["Copied 2 real images of 10, in 1 group of the same picture, the largest of 2 images."],
+        "copies": ["Draws 2 real images of 10 again, up to 2 of them of the same picture."],
         "composition": ["Puts cat and guitar together less often than real images do, given how often it draws each: "
                         "odds times 0.3 [0.14, 0.61]."],
     }  # fmt: skip
@@ -58,6 +58,7 @@ def test_findings_are_plain_sentences(make_study):
 def test_the_first_lines_take_turns_between_kinds_and_say_nothing_twice():
     rows = {kind: [Finding(kind, [f"{kind} {n}"], word=f"{kind}{n}") for n in range(9)] for kind in KINDS if kind != "copies"}
     rows["suppressed"] = [Finding("suppressed", ["unnamed"]), Finding("suppressed", ["again"], word="omission1"),
+                          Finding("suppressed", ["small"], word="small", minor=True),
                           Finding("suppressed", ["gate"], word="gate")]  # fmt: skip
     rows["omission"] = rows["omission"][:2]
     rows["copies"] = [Finding("copies", ["copied"], word="")]
@@ -67,6 +68,15 @@ def test_the_first_lines_take_turns_between_kinds_and_say_nothing_twice():
         "omission": ["omission 0", "omission 1"], "intrusion": ["intrusion 0", "intrusion 1"], "suppressed": ["gate", "unnamed"],
         "exaggerated": ["exaggerated 0"], "copies": ["copied"], "composition": ["composition 0"],
     }  # fmt: skip
+
+
+def test_a_name_counts_once_however_many_concepts_have_it(make_study):
+    study = two_models(make_study)
+    models = [model.name for model in study.models]
+    concepts = fake_table(models, [0.02, 0.02, 0.1, 0.9, 0.02], ["sky", "sky", "cat", "sky", ""])
+    families = fake_table(models, [0.5, 0.1], ["sky", "cat"], n_concepts=[3, 1])
+    counts = names_called(fake_results(study, concepts, families=families))[models[0]]
+    assert counts == {"suppressed": {"by concept": 2, "by family": 1}, "exaggerated": {"by concept": 1, "by family": 0}}
 
 
 def test_a_perfect_generator_shares_no_faults(make_study):

@@ -34,6 +34,7 @@ class Finding(NamedTuple):
     asked: bool | None = None  # whether it has it; None: whichever
     rises: bool = False  # whether the shown pair gains most, else it loses most
     pair_id: str | None = None  # the shown pair, where it is known
+    minor: bool = False  # sure, but perhaps no larger than what counts as aligned
 
 
 KINDS = {
@@ -55,10 +56,14 @@ def all_findings(results: Results, model: str) -> dict[str, list[Finding]]:
 def headlines(findings: dict[str, list[Finding]], n: int) -> dict[str, list[Finding]]:
     """Return n findings by kind: of what is named the surest of every kind in turn (`in_turns`).
 
-    Two are kept for families without a name. A family is left out where a line about words of captions says the same of its name.
+    Two are kept for families without a name. A family is left out where a line about words of captions says the same of its name,
+    and where it is minor.
     """
     told = {(f.word, f.rises) for kind in ("omission", "intrusion") for f in findings[kind]}
-    fresh = {kind: [f for f in rows if kind not in SIDES or (f.word, f.rises) not in told] for kind, rows in findings.items()}
+    fresh = {
+        kind: [f for f in rows if kind not in SIDES or not (f.minor or (f.word, f.rises) in told)]
+        for kind, rows in findings.items()
+    }
     named, unnamed = (in_turns({kind: [f for f in rows if (f.word is None) == lacks_name] for kind, rows in fresh.items()})
                       for lacks_name in (False, True))  # fmt: skip
     chosen = [*named[: n - N_UNNAMED], *unnamed[:N_UNNAMED], *named[n - N_UNNAMED :], *unnamed[N_UNNAMED:]][:n]
@@ -174,9 +179,10 @@ def family_findings(results: Results, model: str) -> dict[str, list[Finding]]:
         findings[side] = []
         for _, row in called(families, model, side).iterrows():
             having = [name for name in compared_models(study) if row[f"call_{name}"] == side]
+            near = 0.5 - row[f"shrunken_high_{model}"] if side == "suppressed" else row[f"shrunken_low_{model}"] - 0.5
             findings[side].append(
                 Finding(side, family_sentence(row, model, side, study), sharing(study, model, having), int(row["family"]),
-                        row["name"] or None, None, side == "exaggerated")
+                        row["name"] or None, None, side == "exaggerated", minor=bool(near < study.analysis.aligned_band))
             )  # fmt: skip
     return findings
 

@@ -29,6 +29,23 @@ def sureness_table(results: Results) -> list[dict[str, object]]:
     return rows
 
 
+def names_called(results: Results) -> dict[str, dict[str, dict[str, int]]]:
+    """Return, per model and side, how many names the called concepts have, and how many the called families have.
+
+    If one thing is split over many concepts, a fragment of it may be called although the whole is not.
+    """
+    tables = {"by concept": results.concepts, "by family": results.families}
+    return {
+        model.name: {
+            side: {
+                unit: len(set(table.loc[table[f"call_{model.name}"] == side, "name"]) - {""}) for unit, table in tables.items()
+            }
+            for side in ("suppressed", "exaggerated")
+        }
+        for model in results.study.models
+    }
+
+
 def power_table(asked: pd.DataFrame) -> list[dict[str, object]]:
     """Return, per number of captions that ask for a word, the smallest omission that would have been called.
 
