@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file
 
 GOLDEN = Path(__file__).with_name("golden.json")
+UNSTABLE = ("gains", "places")  # a handful of rows, or none; a map that another processor turns
 QUANTILES = np.linspace(0, 1, 33)  # of a table's columns: rounding may change the number and the order of its rows
 N_NUMBERS = 16  # of a sketch: products with random directions
 LOOSE = 0.35  # relative difference of sketches that rounding may make where it grows along a training: 0.2 was seen
@@ -73,7 +74,7 @@ def observe(run: Path) -> dict[str, dict]:
     """For each stage its version and the sketches of its first two outputs in a run."""
     found: dict[str, dict] = {}
     for header_path in sorted(run.rglob("header.json")):
-        if "superseded" in header_path.parts or header_path.parent.name == "gains":  # gains: a handful of rows, or none
+        if "superseded" in header_path.parts or header_path.parent.name in UNSTABLE:
             continue
         header, folder = json.loads(header_path.read_text()), header_path.parent
         stage = found.setdefault(header["stage"], {"version": header["version"], "outputs": {}})

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from conftest import ragged
 
+from blindspots_lib.analysis.energy_definitions import largest_code, mean_code
 from blindspots_lib.core.study import load_study
-from blindspots_lib.trial.ablations import largest_code, mean_code, power_rows, retrained
+from blindspots_lib.trial.ablations import power_rows, retrained
 
 
 @pytest.mark.parametrize(("reduce", "expected"), [(largest_code, np.max), (mean_code, np.mean)])

@@ -40,7 +40,9 @@ def test_templates_are_drawn_with_the_most_frequent_first(results):
 
 
 def test_captions_that_fit_worst_come_first(results):
-    assert [label[:9] for label in labels(misfits_sheet(results, n=2))] == ["caption 1", "caption 4"]
+    assert labels(misfits_sheet(results, n=2)) == [
+        f"better than {fit}% of all: caption {i} $x_$" for fit, i in ((10, 1), (20, 4))
+    ]
 
 
 def test_where_nothing_is_found_the_sheet_says_so(results):

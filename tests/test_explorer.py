@@ -16,6 +16,7 @@ from browser import Screen
 from fake_answers import FakeResults, asked_rows, fake_results, fake_table
 
 from blindspots_lib.analysis.energies import TokenCodes
+from blindspots_lib.analysis.results import Results
 from blindspots_lib.analysis.statistics import ConceptStats, ShardCodes, image_energies
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.figures import explorer, explorer_data
@@ -67,9 +68,8 @@ def made_results(study, names, captions, seed=0, n_lost=2):
 
 @pytest.fixture
 def places(monkeypatch):
-    monkeypatch.setattr(
-        explorer_data, "concept_places", lambda results: np.random.default_rng(1).random((len(results.concepts), 2), np.float32)
-    )
+    made = property(lambda results: np.random.default_rng(1).random((len(results.concepts), 2), np.float32))
+    monkeypatch.setattr(Results, "places", made)
 
 
 def dense_heat(results, source, position, concept):

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from blindspots_lib.analysis.delta import TAIL, energy_difference, ratio_interval
 from blindspots_lib.analysis.detectors import BLOCK, N_FOLDS, Detectors
+from blindspots_lib.analysis.swaps import adjusted
 from blindspots_lib.core.config import Analysis
 
 POWER = 0.8  # probability with which a detectable omission is called
@@ -220,16 +221,6 @@ def add_calls(table: pd.DataFrame, analysis: Analysis) -> None:
     table["omission_call"] = np.select([drawn, omitted], ["aligned", "omitted"], "unclear").astype(object)
     table["intrusion_call"] = np.select([absent, intruding], ["aligned", "intruding"], "unclear").astype(object)
     table["omission_beyond"] = (table["omission_call"] == "omitted") & (table["omission_high"] < analysis.suppressed_below)
-
-
-def adjusted(p: Float[np.ndarray, "c"]) -> Float[np.ndarray, "c"]:
-    """Return Benjamini and Hochberg's adjusted p-values of those that are not nan."""
-    from scipy.stats import false_discovery_control
-
-    q, known = np.full(len(p), np.nan), ~np.isnan(p)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return q
 
 
 def detectable_omission(table: pd.DataFrame, analysis: Analysis) -> Float[np.ndarray, "r"]:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Shaped
 
 from blindspots_lib.analysis.delta import column_sums, ratio_interval
+from blindspots_lib.analysis.jackknife import rank_correlation
 from blindspots_lib.analysis.shrinkage import Moments, Shrunken, pair_moments, shrink
 from blindspots_lib.analysis.swaps import swap_test
 from blindspots_lib.core.config import Analysis
@@ -120,12 +121,3 @@ def correct_size(generated: sp.csr_matrix, real: sp.csr_matrix, calls: Calls, an
 
 def count_called(calls: Calls) -> int:
     return int(np.isin(calls.call, (SUPPRESSED, EXAGGERATED)).sum())
-
-
-def rank_correlation(x: Float[np.ndarray, "c"], y: Float[np.ndarray, "c"]) -> float:
-    """Return Spearman's rank correlation; nan if either side has no two different values."""
-    from scipy.stats import spearmanr
-
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return float("nan")
-    return float(spearmanr(x, y).statistic)

@@ -13,9 +13,9 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from blindspots_lib.analysis.asked import adjusted
 from blindspots_lib.analysis.delta import DEVIATIONS
 from blindspots_lib.analysis.detectors import Detectors
+from blindspots_lib.analysis.swaps import adjusted
 from blindspots_lib.core.config import Analysis
 
 EXPECTED = 5.0  # images, of both sides together, that would show both words by chance, for their pair to be judged

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from blindspots_lib.analysis.delta import energy_difference
 from blindspots_lib.analysis.energies import BLOCK, TokenCodes
+from blindspots_lib.analysis.jackknife import rank_correlation
 from blindspots_lib.analysis.statistics import ShardCodes, blocks_of, image_energies
 
 
@@ -72,15 +73,6 @@ def definitions_table(
             r = rank_correlation(deltas[first], deltas[second])
             parts.append({"model": model, "first": first, "second": second, "r": r, "n_concepts": int(ranked.sum())})
     return pd.DataFrame(parts, columns=["model", "first", "second", "r", "n_concepts"])
-
-
-def rank_correlation(first: Float[np.ndarray, "k"], second: Float[np.ndarray, "k"]) -> float:
-    """Return Spearman's correlation; nan for fewer than three numbers, or if all on one side are equal."""
-    from scipy.stats import rankdata
-
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def definitions_matrix(table: pd.DataFrame, model: str) -> pd.DataFrame:

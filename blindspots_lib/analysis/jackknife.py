@@ -73,3 +73,12 @@ def pearson(first: Float[np.ndarray, "*n k"], second: Float[np.ndarray, "*n k"])
     first, second = (side - side.mean(axis=-1, keepdims=True) for side in (first, second))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (first * second).sum(axis=-1) / np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+
+
+def rank_correlation(first: Float[np.ndarray, "k"], second: Float[np.ndarray, "k"]) -> float:
+    """Return Spearman's rank correlation; nan for fewer than three numbers, or if all on one side are equal."""
+    from scipy.stats import rankdata
+
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])

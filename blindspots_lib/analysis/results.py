@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from blindspots_lib.analysis.energies import Energies, TokenCodes, load_energies, statistics_artifact
 from blindspots_lib.analysis.names import ClipVocabulary
@@ -24,7 +24,7 @@ from blindspots_lib.sae.model import load_sae
 
 NAMES, CONCEPTS, FAMILIES = Stage("names", 1), Stage("concept table", 2), Stage("family table", 1)
 ASKED, COMPOSITION, DATAPOINTS = Stage("asked table", 1), Stage("composition table", 1), Stage("datapoint table", 2)
-SAE_ERRORS, CLAIMS = Stage("SAE errors", 1), Stage("claims", 1)
+SAE_ERRORS, CLAIMS, PLACES = Stage("SAE errors", 1), Stage("claims", 1), Stage("concept map", 1)
 NAMING_IMAGES = "naming/images"  # CLIP vectors of the real images, by the CLIP that names concepts
 Sources = Mapping[str, Artifact]  # "real" and the models' names, in the study's order
 
@@ -158,6 +158,11 @@ class Results:
         return open_table(self.datapoints_artifact)
 
     @cached_property
+    def places(self) -> Float32[np.ndarray, "k 2"]:
+        """Where each concept lies on the map, the UMAP of the dictionary."""
+        return open_table(self.places_artifact)[["x", "y"]].to_numpy(np.float32)
+
+    @cached_property
     def claims(self) -> pd.DataFrame:
         """One row per claim of the paper and model: see `claims.claims_table`."""
         return open_table(self.claims_artifact)
@@ -197,6 +202,11 @@ class Results:
         config = {"training_corpus": contents(self.study.training_corpus), "seed": self.study.analysis.seed}
         inputs = fingerprints_of(self.statistics_of)
         return Artifact(self.study.workspace, "tables/datapoints", DATAPOINTS, config, inputs)
+
+    @property
+    def places_artifact(self) -> Artifact:
+        inputs = {"sae": self.sae.fingerprint}
+        return Artifact(self.study.workspace, "tables/places", PLACES, {"seed": self.study.analysis.seed}, inputs)
 
     @property
     def claims_artifact(self) -> Artifact:

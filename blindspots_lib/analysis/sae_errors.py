@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from blindspots_lib.analysis.captions import inverse_lengths
 from blindspots_lib.analysis.descriptors import image_descriptor
 from blindspots_lib.analysis.energies import ENCODED, TokenCodes
+from blindspots_lib.analysis.swaps import adjusted
 from blindspots_lib.models.tokens import TokenSource
 
 N_TOP = 10  # top images of a concept that are compared
@@ -89,21 +90,11 @@ def coherence_table(
     for name, vectors in (("caption", captions), ("image", descriptors)):
         similarity = group_similarity(members, vectors)
         p = np.where(enough, similarity_p(similarity, sizes, vectors, seed), np.nan)
-        q = false_discovery_rates(p)
+        q = adjusted(p)
         columns |= {f"{name}_similarity": similarity, f"{name}_p": p, f"{name}_q": q}
         related |= q <= false_discovery_rate
     call = np.where(enough, np.where(related, "related", "unrelated"), "unclear")
     return pd.DataFrame(columns | {"call": call})
-
-
-def false_discovery_rates(p: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Return q-values by Benjamini and Hochberg; nan stays nan and is not counted."""
-    from scipy.stats import false_discovery_control
-
-    q, known = np.full(len(p), np.nan), ~np.isnan(p)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return q
 
 
 # -- what the dictionary misses --------------------------------------------------------------------------------------------
@@ -177,6 +168,6 @@ def word_errors(unexplained: Float[np.ndarray, "n"], presence: sp.csr_matrix, wo
     table = pd.DataFrame({
         "word": [words[word] for word in tested], "n_images": number.astype(int), "mean": means[0] + shift,
         "others": means[1] + shift, "excess": excess, "low": excess - half, "high": excess + half, "p": p,
-        "q": false_discovery_rates(p),
+        "q": adjusted(p),
     })  # fmt: skip
     return table.sort_values(["excess", "word"], ascending=[False, True], ignore_index=True)

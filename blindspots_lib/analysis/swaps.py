@@ -40,20 +40,26 @@ def swap_test(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis)
     that the dependence among units is kept; it is (1 + number of swaps whose largest |T| reaches this |T|) / (1 + n_swaps).
     All units take part in the maximum, so the choice of the tested ones does not touch it.
     """
-    from scipy.stats import false_discovery_control
-
     apart = sp.csc_matrix(generated - real, dtype=np.float64)
     apart.eliminate_zeros()
     sums, squares = columns_sum(apart, apart.data), columns_sum(apart, apart.data**2)
     statistic = np.divide(sums, np.sqrt(squares), out=np.zeros_like(sums), where=squares > 0)
     p = swap_p_values(apart, sums)
     tested = choose_tested(generated, real, analysis.false_discovery_rate)
-    q = np.full(len(p), np.nan)
-    if tested.any():
-        q[tested] = false_discovery_control(p[tested])
+    q = adjusted(np.where(tested, p, np.nan))
     maxima = np.sort(largest_statistics(apart, squares, analysis.n_swaps, analysis.seed))
     reached = len(maxima) - np.searchsorted(maxima, np.abs(statistic) * (1 - ROUNDING))
     return SwapTest(tested, statistic, p, q, np.where(squares > 0, (1 + reached) / (1 + len(maxima)), 1.0))
+
+
+def adjusted(p: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Return Benjamini and Hochberg's adjusted p-values (q-values); nan stays nan and is not counted."""
+    from scipy.stats import false_discovery_control
+
+    q, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        q[known] = false_discovery_control(p[known])
+    return q
 
 
 def columns_sum(matrix: sp.csc_matrix, data: Float[np.ndarray, "e"]) -> Float[np.ndarray, "k"]:

@@ -18,6 +18,7 @@ from blindspots_lib.analysis.memorization import (
     find_copies,
     similar_captions_null,
 )
+from blindspots_lib.analysis.projection import embed_dictionary
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.analysis.sae_errors import coherence_table, describe_images, reconstruction_errors, word_errors
 from blindspots_lib.analysis.words import caption_words
@@ -36,6 +37,12 @@ def tabulate_concepts(results: Results) -> None:
     keep_table(results.names_artifact, build_names)
     keep_table(results.concepts_artifact, lambda: concept_table(results.energies, results.names, study.analysis))
     keep_table(results.families_artifact, lambda: family_table(results.matrices, results.captions, results.names, study.analysis))
+
+
+def tabulate_places(results: Results) -> None:
+    """Make the map of the concepts."""
+    seed = results.study.analysis.seed
+    keep_table(results.places_artifact, lambda: pd.DataFrame(embed_dictionary(results.atoms, seed), columns=["x", "y"]))
 
 
 def tabulate_asked(results: Results) -> None:

@@ -34,9 +34,7 @@ def misfits_sheet(results: Results, n: int = 12) -> Figure:
     table = results.datapoints.drop_duplicates("pair_id").dropna(subset="caption_fit")
     worst = table.sort_values(["caption_fit", "pair_id"]).head(n)
     cells = [[Cell(results.images["real"][pair_id])] for pair_id in worst["pair_id"]]
-    notes = [
-        f"{caption_of(results, pair.pair_id)} (fits better than {pair.caption_fit:.0%} of all)" for pair in worst.itertuples()
-    ]
+    notes = [f"better than {pair.caption_fit:.0%} of all: {caption_of(results, pair.pair_id)}" for pair in worst.itertuples()]
     nothing = "no caption has words that go with what images show"
     return draw_grid(in_rows(cells, notes), label_width=MARGIN, cell_size=1.7, nothing=nothing)
 

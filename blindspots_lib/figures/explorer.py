@@ -110,7 +110,7 @@ def write_page(folder: Path) -> None:
 
 def write_data(results: Results, folder: Path, side: int) -> None:
     """Write `data.js`: what the overview of every model draws."""
-    columns = data.concept_columns(results, data.concept_places(results))
+    columns = data.concept_columns(results, results.places)
     models = {
         name: {key: fractions(arrays[key]) for key in ("delta", "shrunken", "q")}
         | {"energy": logarithms(arrays["energy"]), "verdict": integers(arrays["call"] + len(data.CALLS) * arrays["tested"])}

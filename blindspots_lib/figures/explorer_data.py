@@ -13,12 +13,10 @@ import scipy.sparse as sp
 from jaxtyping import Float, Float32, Int, Int32, Shaped, UInt8, UInt16
 
 from blindspots_lib.analysis.energies import BLOCK, TokenCodes
-from blindspots_lib.analysis.projection import embed_dictionary
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.analysis.statistics import ConceptStats, blocks_of
-from blindspots_lib.core.artifacts import Artifact, Stage
+from blindspots_lib.core.artifacts import Stage
 from blindspots_lib.core.config import PerfectGenerator
-from blindspots_lib.core.storage import keep_table, open_table
 from blindspots_lib.figures.style import model_colour
 
 PLACES = Stage("concept map", 1)
@@ -46,7 +44,7 @@ def explorer_meta(results: Results) -> dict[str, Any]:
 
 
 def concept_columns(results: Results, places: Float[np.ndarray, "k 2"]) -> dict[str, Any]:
-    """Return the columns of the concept table as arrays, with their places on the map (`concept_places`).
+    """Return the columns of the concept table as arrays, with their places on the map.
 
     name: list of k texts; family, firings, n_images_real: Int32; energy_real, x, y: Float32; models: for each name the
     `model_arrays`.
@@ -119,14 +117,6 @@ def pair_columns(results: Results) -> dict[str, Any]:
 
 def values_of(rows: pd.DataFrame, name: str) -> Float32[np.ndarray, "pairs"]:
     return rows[name].to_numpy(np.float32) if name in rows else np.full(len(rows), np.nan, np.float32)
-
-
-def concept_places(results: Results) -> Float32[np.ndarray, "k 2"]:
-    """Return where each concept lies on the map, the UMAP of the dictionary; it is made once and kept with the study."""
-    study = results.study
-    artifact = Artifact(study.workspace, "tables/places", PLACES, {"seed": study.analysis.seed}, {"sae": results.sae.fingerprint})
-    keep_table(artifact, lambda: pd.DataFrame(embed_dictionary(results.atoms, study.analysis.seed), columns=["x", "y"]))
-    return open_table(artifact)[["x", "y"]].to_numpy(np.float32)
 
 
 class Top(NamedTuple):

@@ -127,7 +127,7 @@ class KernelSource:
         return {
             "meta": {**explorer_data.explorer_meta(results), "thumb": self.side, "note": note},
             "tops": {"per_concept": top.shape[1], "pair": top.ravel().astype(np.int32)},
-            "columns": explorer_data.concept_columns(results, explorer_data.concept_places(results)),
+            "columns": explorer_data.concept_columns(results, results.places),
             "families": explorer_data.family_columns(results), "asked": explorer_data.asked_rows(results),
             "pairs": explorer_data.pair_columns(results),
         }  # fmt: skip

@@ -38,7 +38,7 @@ class Forecast:
 
     def left(self, first: str) -> float:
         """Return the seconds of this notebook and of those that follow."""
-        return sum(self.seconds.get(name, 0.0) for name in self.names[self.names.index(first) :])
+        return sum((self.seconds.get(name, 0.0) for name in self.names[self.names.index(first) :]), start=0.0)
 
 
 def measured(study_file: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from blindspots_lib.analysis.tabulate import (
     tabulate_claims,
     tabulate_concepts,
     tabulate_datapoints,
+    tabulate_places,
     tabulate_sae_errors,
 )
 from blindspots_lib.core.artifacts import Artifact, Stage
@@ -110,6 +111,7 @@ def measure(study: Study) -> Results:
         embed_images(study.workspace, study.naming.clip, NAMING_IMAGES, results.sources["real"])
         embed_words(study.workspace, study.naming)
     tabulate_concepts(results)
+    tabulate_places(results)
     tabulate_asked(results)
     tabulate_datapoints(results, lambda: training_neighbours(results, tokens))
     tabulate_sae_errors(results, tokens["real"])

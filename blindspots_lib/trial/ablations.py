@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 
 from blindspots_lib.analysis.delta import ratio_interval
-from blindspots_lib.analysis.statistics import ShardCodes, image_energies
+from blindspots_lib.analysis.energy_definitions import largest_code, mean_code
 from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.core.study import Study
 from blindspots_lib.trial.matching import amounts_of_truths
@@ -20,23 +20,6 @@ from blindspots_lib.trial.trial import Trial
 SIZES = (25, 50, 100, 200, 400, 700, 1000)  # pairs
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # fraction of a model's images; the others are the perfect generator's
 N_DRAWS = 5  # of the pairs, per size and strength
-
-
-def largest_code(codes: ShardCodes) -> sp.csr_matrix:
-    """Return the largest code of each concept in each image, in place of the sum over its tokens."""
-    b, t, n_concepts = codes.shape
-    images = np.repeat(np.arange(b), np.diff(codes.offsets[::t]))
-    found, inverse = np.unique(images * n_concepts + codes.indices.astype(np.int64), return_inverse=True)
-    largest = np.zeros(len(found))
-    np.maximum.at(largest, inverse, codes.values.astype(np.float64))
-    return sp.csr_matrix((largest, (found // n_concepts, found % n_concepts)), shape=(b, n_concepts))
-
-
-def mean_code(codes: ShardCodes) -> sp.csr_matrix:
-    """Return the mean code over the tokens where a concept fires. (Over all tokens it is the sum divided by a constant.)"""
-    energies, counts = image_energies(codes), image_energies(codes._replace(values=np.ones_like(codes.values)))
-    counts.data = 1 / counts.data
-    return energies.multiply(counts).tocsr()
 
 
 def retrained(config: SAEConfig) -> dict[tuple[str, str], SAEConfig]:
