@@ -28,9 +28,6 @@ LAB = {"config": "JUPYTER_CONFIG_DIR", "data": "JUPYTER_DATA_DIR", "runtime": "J
        "workspaces": "JUPYTERLAB_WORKSPACES_DIR", "settings": "JUPYTERLAB_SETTINGS_DIR"}  # fmt: skip
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")  # UMAP
-
-
 @pytest.fixture(scope="module")
 def results(smoke):
     return open_results(load_study(str(smoke)))

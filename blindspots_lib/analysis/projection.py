@@ -13,7 +13,9 @@ NEIGHBOURS = 15  # of an atom on a map
 
 def embed_dictionary(atoms: Float[np.ndarray, "k d"], seed: int) -> Float[np.ndarray, "k 2"]:
     """Return the UMAP of atoms by cosine distance, from exact neighbours, in one thread so that the seed decides it."""
-    import umap
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # for a kind of UMAP that is not used
+        import umap
 
     unit = torch.nn.functional.normalize(torch.from_numpy(atoms), dim=1)
     alike = top_products(unit, unit, torch.zeros(len(unit)), min(NEIGHBOURS, len(unit)))
