@@ -262,6 +262,13 @@ def test_answers_are_those_of_the_figures(card):
     most = f"{max(others):.1%}".replace("%", " %")
     assert f"{percent(min(copies))} to {percent(max(copies))} of them, and at most {most} of the other public pairs." in text
     assert f"without CLIP (area under the ROC curve {card['sd15']['caption_fit_auroc']['value']:.2f})." in text
+    report = (PROJECT_ROOT / "figures" / "mini" / "report.md").read_text(encoding="utf-8")
+    honest = report.partition("### Perfect generator")[2].partition("## 2.")[0]
+    n_copies, n_pairs = re.search(r"Draws (\d+) real images of ([\d,]+) again", honest).groups()
+    assert f"and {n_copies} of its {n_pairs} pictures are called copies." in page
+    assert f"Of the perfect generator's {n_pairs} pictures, {n_copies} are called copies;" in text
+    (bricks,) = (row["n_concepts"] for row in numbers("gallery_suppressed_sd15") if row["name"] == "brick")
+    assert f"splits one thing over many concepts, {bricks} for bricks alone," in text
     names = numbers("surest")["sd15"]["suppressed"]
     assert f"suppressed have {names['by concept']} names, the families called suppressed {names['by family']}." in text
     calibration = pd.DataFrame(numbers("calibration")).set_index(["case", "images"])
