@@ -26,12 +26,14 @@ from blindspots_lib.core.study import load_study
 from blindspots_lib.data.images import encode_png
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.run import check as checking
+from blindspots_lib.run import published_speeds
 from blindspots_lib.run.check import check
 from blindspots_lib.run.costs import in_units, sae_memory, token_shape, trained_again
 from blindspots_lib.run.disk import bytes_here, disk_rows
 from blindspots_lib.run.plan import plan_rows
+from blindspots_lib.run.published_speeds import SPEEDS, first_guess, seconds_by_gpu
 from blindspots_lib.run.stages import measure, train
-from blindspots_lib.run.times import guess, image_task
+from blindspots_lib.run.times import image_task
 from blindspots_lib.sae.formats import to_overcomplete
 from blindspots_lib.sae.model import load_sae
 from blindspots_lib.sae.stability import run_configs
@@ -189,14 +191,29 @@ def test_a_plan_does_not_claim_what_it_does_not_know(remote, hub, hub_environmen
     assert text.count("log in again with `hf auth login`") == 1
 
 
-def test_a_first_guess_is_given_for_a_network_that_others_measured():
-    """10,000 images of 50 steps at 1.604 s each: 4.5 hours. Nobody measured the others."""
-    sd15, dpo, *others = load_study("paper").pipelines
-    assert [guess(model) for model in others] == [None] * len(others)
-    assert guess(sd15) == guess(dpo) == pytest.approx(1.604)
-    task = image_task("SD 1.5", "01_generation", 10_000, [sd15], "its", lambda: 1.0, guess(sd15))
+def test_a_first_guess_is_given_per_kind_of_gpu_for_networks_that_others_measured(monkeypatch):
+    """10,000 images of 50 steps, 4 x 11.6 of which an A100 does per second: 3.0 hours. Other sizes count by their pixels."""
+    models = {model.name: model for model in load_study("paper").pipelines}
+    assert seconds_by_gpu(models["sd15"])["A100"] == pytest.approx(50 / 46.4)
+    assert seconds_by_gpu(models["sd15-dpo"]) == seconds_by_gpu(models["sd15"])
+    large = models["sd21"].model_copy(update={"image_size": 1024})
+    assert seconds_by_gpu(large)["P100"] == pytest.approx(4 * seconds_by_gpu(models["sd21"])["P100"])
+    assert all(len(seconds_by_gpu(model)) >= 2 for model in models.values())
+    task = image_task("PixArt", "01_generation", 10_000, [models["pixart"]], "its", lambda: 1.0, first_guess(models["pixart"], 10_000))
     assert task.seconds is None
-    assert task.note == "its weights are not here; a first guess, from others' measurements on one A100: 4.5 h"
+    assert task.note == (
+        "its weights are not here; a first guess, from others' measurements: 86 min on one A100, 25.1 h on one P100"
+    )
+    monkeypatch.setattr(published_speeds, "gpu_name", lambda: "NVIDIA A100-SXM4-80GB")
+    assert first_guess(models["pixart"], 10_000) == "a first guess, from others' measurements: 86 min on one A100"
+    assert "A10," in first_guess(models["kandinsky"], 10), "an A100 is no A10"
+    assert first_guess(models["pixart"].model_copy(update={"repo": "owner/other"}), 10) == ""
+
+
+def test_the_page_of_studies_lists_the_published_speeds():
+    page = (PROJECT_ROOT / "studies" / "README.md").read_text(encoding="utf-8")
+    for speed in SPEEDS:
+        assert f"| `{speed.repo}` | {speed.gpu} | {speed.step:.3f} | {speed.source} |" in page
 
 
 def test_everything_is_fetched_and_checked_before_days_of_work(remote, hub, hub_environment):

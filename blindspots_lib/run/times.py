@@ -5,22 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from blindspots_lib.core.config import Place, SAEConfig, TextToImageModel
+from blindspots_lib.core.config import Place, SAEConfig
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.parallel import n_gpus
 from blindspots_lib.core.study import Study, load_study
 from blindspots_lib.models.tokens import tokens_artifact
 from blindspots_lib.run import costs
-from blindspots_lib.run.costs import duration, n_corpus, n_pairs, token_shape, trained_again
+from blindspots_lib.run.costs import n_corpus, n_pairs, token_shape, trained_again
 from blindspots_lib.run.progress import outputs_of, written
+from blindspots_lib.run.published_speeds import first_guess
 from blindspots_lib.run.stages import training_images
 from blindspots_lib.sae.stability import run_configs
 from blindspots_lib.sae.train import sae_artifact
-
-# Seconds per solver step of one image of 512 x 512 on an A100, as github.com/fal-ai/stable-diffusion-benchmarks measured it for
-# diffusers: 1.604 s for 50 steps. The DPO-tuned model is the same network. Of the others no measurement is known.
-STEP_ON_A100 = {"stable-diffusion-v1-5/stable-diffusion-v1-5": 1.604 / 50}
-
 
 class Task(NamedTuple):
     """One part of a study."""
@@ -42,7 +38,7 @@ def tasks_of(study: Study, width: int) -> Iterator[Task]:
 
     for model in study.pipelines:
         number, measure = left(n, f"generations/{model.name}"), partial(costs.seconds_per_image, model)
-        yield image_task(model.label, "01_generation", number, model.parts.values(), "its", measure, guess(model))
+        yield image_task(model.label, "01_generation", number, model.parts.values(), "its", measure, first_guess(model, number))
     n_scenes = study.training_corpus.n if study.training_corpus else 0
     measured: list[float] = []  # once for all images
     for what, notebook, number in [
@@ -57,12 +53,6 @@ def tasks_of(study: Study, width: int) -> Iterator[Task]:
         yield from sae_tasks(study, width)
 
 
-def guess(model: TextToImageModel) -> float | None:
-    """Return a first guess of the seconds per image on an A100, by steps and pixels; None for a model that nobody measured."""
-    per_step = STEP_ON_A100.get(model.repo or "")
-    return per_step and per_step * model.steps * (model.image_size / 512) ** 2
-
-
 def first_of(kept: list[float], measure: Callable[[], float]) -> float:
     """Return what was measured the first time."""
     kept[:] = kept or [measure()]
@@ -71,17 +61,16 @@ def first_of(kept: list[float], measure: Callable[[], float]) -> float:
 
 def image_task(
     what: str, notebook: str, n: int, parts: Iterable[Place], whose: str, measure: Callable[[], float],
-    guessed: float | None = None,
+    guess: str = "",
 ) -> Task:  # fmt: skip
     """Return the task of n images, where one takes as long as `measure` says; several GPUs divide them.
 
-    `guessed` is a first guess of the seconds per image on an A100, which is told where the weights are not here.
+    `guess` is told where the weights are not here.
     """
     if not n:
         return Task(what, notebook, 0.0, "finished")
     if not all(map(costs.is_here, parts)):
-        told = f"; a first guess, from others' measurements on one A100: {duration(n * guessed)}" if guessed else ""
-        return Task(what, notebook, None, f"{whose} weights are not here{told}")
+        return Task(what, notebook, None, "; ".join(filter(None, [f"{whose} weights are not here", guess])))
     rate = max(1, n_gpus()) / measure()
     return Task(what, notebook, n / rate, f"{rate:.2g} images per second")
 
