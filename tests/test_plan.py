@@ -33,7 +33,7 @@ from blindspots_lib.run.disk import bytes_here, disk_rows
 from blindspots_lib.run.plan import plan_rows
 from blindspots_lib.run.published_speeds import SPEEDS, first_guess, seconds_by_gpu
 from blindspots_lib.run.stages import measure, train
-from blindspots_lib.run.times import image_task
+from blindspots_lib.run.times import image_task, tasks_of
 from blindspots_lib.sae.formats import to_overcomplete
 from blindspots_lib.sae.model import load_sae
 from blindspots_lib.sae.stability import run_configs
@@ -52,6 +52,7 @@ def test_a_plan_counts_what_the_study_then_writes(make_study):
     assert rows["tokens"].value == f"{90 * 69:,}"
     assert rows["download in all"].value == "nothing"
     assert rows["time, Mini SD 1.5"].note.endswith("images per second")
+    assert rows["time, codes and tables"].note == "tables and map by a first guess: 16 s"  # two models, 48 concepts
     planned = {row.what: row.size for row in disk_rows(study, *token_shape(study))}
     measure(study)
     for what, folder, tolerance in [("tokens", "tokens", 0.1), ("codes", "energies", 0.3), ("pairs", "pairs", 0.2)]:
@@ -59,7 +60,7 @@ def test_a_plan_counts_what_the_study_then_writes(make_study):
     rows = {row.what: row for row in plan_rows(study)}
     for what in ("Mini SD 1.5", "Mini PixArt", "tokens"):
         assert (rows[f"time, {what}"].value, rows[f"time, {what}"].note) == ("0 s", "finished"), what
-    assert rows["time, SAE"].value == "0 s"
+    assert rows["time, SAE"].value == rows["time, codes and tables"].value == "0 s"
     assert rows["disk, generations"].note == "as written"
 
 
@@ -93,6 +94,15 @@ def test_disk_is_what_a_study_of_photographs_then_takes(make_study, tmp_path):
     assert bytes_in(study.folder) == pytest.approx(sum(row.size for row in rows), rel=0.05)
     counted = [study.folder / name for name in ("pairs", "generations", "tokens", "energies")]
     assert bytes_here(study) == pytest.approx(bytes_in(*counted) + bytes_in(study.folder / "saes"), rel=0.01)
+
+
+def test_tokens_that_are_not_kept_are_counted_where_they_are_read(make_study):
+    """Of 10 pairs and two models: 30 images for the energies, and 10 twice more, for the training and for the SAE's errors."""
+    kept, computed = (make_study({"pairs.n": 10, "backbone.keep_tokens": keep, "stability": ...}) for keep in (True, False))
+    tasks = [{task.what: task for task in tasks_of(study, 192)} for study in (kept, computed)]
+    assert [of_study["tokens"].notebook for of_study in tasks] == ["02_dinov2_features", "03_rasae_training"]
+    numbers = [task["tokens"].seconds * float(task["tokens"].note.split()[0]) for task in tasks]
+    assert numbers == pytest.approx([30, 50], rel=0.06)  # the note has two digits
 
 
 def test_what_settings_have_outdated_takes_disk_too(make_study):
@@ -199,7 +209,9 @@ def test_a_first_guess_is_given_per_kind_of_gpu_for_networks_that_others_measure
     large = models["sd21"].model_copy(update={"image_size": 1024})
     assert seconds_by_gpu(large)["P100"] == pytest.approx(4 * seconds_by_gpu(models["sd21"])["P100"])
     assert all(len(seconds_by_gpu(model)) >= 2 for model in models.values())
-    task = image_task("PixArt", "01_generation", 10_000, [models["pixart"]], "its", lambda: 1.0, first_guess(models["pixart"], 10_000))
+    task = image_task(
+        "PixArt", "01_generation", 10_000, [models["pixart"]], "its", lambda: 1.0, first_guess(models["pixart"], 10_000)
+    )
     assert task.seconds is None
     assert task.note == (
         "its weights are not here; a first guess, from others' measurements: 86 min on one A100, 25.1 h on one P100"

@@ -17,6 +17,7 @@ from blindspots_lib.data.tables import find_table, read_table
 from blindspots_lib.run.remote import files_needed
 
 CALIBRATION_STEPS = (2, 4)  # solver steps of two short runs; the difference is the time of two steps
+ACTIVE = 8.0  # codes per token of the published SAE with its threshold, on average
 SMALL = 128  # pixels per side up to which a whole batch is tried on a CPU; above it one image
 
 
@@ -131,6 +132,20 @@ def seconds_of_tokens(study: Study) -> float:
     pictures = [Image.fromarray(np.full((size, size, 3), i % 256, np.uint8)) for i in range(min(study.backbone.batch_size, 16))]
     extractor(pictures[:2])
     return seconds_of(lambda: extractor(pictures)) / len(pictures)
+
+
+def seconds_of_codes(study: Study, width: int) -> float:
+    """Return the time of one image's codes, by encoding random tokens with an SAE of the study's size."""
+    import torch
+
+    from blindspots_lib.sae.model import TopKSAE
+
+    n_tokens = token_shape(study)[0]
+    sae = TopKSAE(width, study.sae.n_concepts, study.sae.top_k or round(ACTIVE), n_candidates=1, dictionary="free").eval()
+    sae.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokens = torch.randn(4 * n_tokens, width, device=sae.encoder.weight.device)
+    sae.encode(tokens[:n_tokens])
+    return seconds_of(lambda: sae.encode(tokens)) / 4
 
 
 def seconds_of_training(config: SAEConfig, width: int) -> float:

@@ -18,7 +18,7 @@ from blindspots_lib.data.images import UnusableImage, encode_png, shrunk
 from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.data.sources import Pair, folder_rows, webdataset_pairs
 from blindspots_lib.models.external import files_by_id
-from blindspots_lib.run.costs import n_corpus, n_pairs, n_parameters, trained_again
+from blindspots_lib.run.costs import ACTIVE, n_corpus, n_pairs, n_parameters, trained_again
 from blindspots_lib.run.progress import outdated, outputs_of, written
 
 SAMPLE, SEED = 48, 0  # images of one's own that are encoded as they will be stored; which ones
@@ -29,7 +29,6 @@ ROW_BYTES = 200  # of a pair's id and caption, or of a path
 CODE_BYTES, OFFSET_BYTES, ENERGY_BYTES = 6, 8, 5  # of an active concept of a token; of a token; of one of an image, compressed
 CONCEPT_BYTES = 464  # of a concept's sums and top images in the statistics
 TOGETHER_BYTES = 12  # of two concepts that fire together
-ACTIVE = 8.0  # codes per token of the published SAE with its threshold, on average
 REPEATED = 0.8  # exponent with which the number of different pairs of concepts grows with all that fire together
 ENCODED = 64  # real images whose codes are counted, where they and the SAE are here already
 CELL_BYTES, COLUMNS, OWN_COLUMNS = 4, 20, 12  # of the tables; per model, and besides

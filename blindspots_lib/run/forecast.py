@@ -27,9 +27,7 @@ class Forecast:
         """Return the line that comes before the first notebook that runs."""
         if self.unknown:
             return f"time in all: not known ({self.unknown})"
-        return (
-            f"time in all: about {duration(self.left(name))} for images, tokens and SAEs that are not finished; figures besides"
-        )
+        return f"time in all: about {duration(self.left(name))} for what is not finished; figures besides"
 
     def after(self, name: str) -> str:
         """Return what is said of the time that is left when a notebook has ended, or "" after the last."""

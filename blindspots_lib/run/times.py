@@ -11,12 +11,15 @@ from blindspots_lib.core.parallel import n_gpus
 from blindspots_lib.core.study import Study, load_study
 from blindspots_lib.models.tokens import tokens_artifact
 from blindspots_lib.run import costs
-from blindspots_lib.run.costs import n_corpus, n_pairs, token_shape, trained_again
+from blindspots_lib.run.costs import duration, n_corpus, n_pairs, token_shape, trained_again
 from blindspots_lib.run.progress import outputs_of, written
 from blindspots_lib.run.published_speeds import first_guess
 from blindspots_lib.run.stages import training_images
 from blindspots_lib.sae.stability import run_configs
 from blindspots_lib.sae.train import sae_artifact
+
+PER_MODEL, PER_CONCEPT = 8.0, 2.5e-3  # seconds: of the tables of 1,000 pairs; of the UMAP of 32,000 concepts, seen on 2 cores
+
 
 class Task(NamedTuple):
     """One part of a study."""
@@ -28,7 +31,7 @@ class Task(NamedTuple):
 
 
 def tasks_of(study: Study, width: int) -> Iterator[Task]:
-    """Yield images, tokens and SAEs of a study, each with its time as soon as it is measured."""
+    """Yield images, tokens, SAEs and codes of a study, each with its time as soon as it is measured."""
     n, outputs = n_pairs(study), outputs_of(study)
     sources = ["real", *(model.name for model in study.models)]
 
@@ -41,8 +44,13 @@ def tasks_of(study: Study, width: int) -> Iterator[Task]:
         yield image_task(model.label, "01_generation", number, model.parts.values(), "its", measure, first_guess(model, number))
     n_scenes = study.training_corpus.n if study.training_corpus else 0
     measured: list[float] = []  # once for all images
+    encoded = left(n, *(f"energies/{source}" for source in sources))
+    if study.backbone.keep_tokens:
+        first = "02_dinov2_features", left(n, *(f"tokens/{source}" for source in sources))
+    else:  # computed again where they are read: those of the real images also for the training, and for the SAE's errors
+        first = "03_rasae_training", encoded + 2 * n * bool(encoded)
     for what, notebook, number in [
-        ("tokens", "02_dinov2_features", left(n, *(f"tokens/{source}" for source in sources))),
+        ("tokens", *first),
         ("tokens, the SAE's corpus", "03_rasae_training", left(n_corpus(study), "tokens/corpus")),
         ("tokens, training corpus", "05_memorization", left(n_scenes, "training-corpus")),
     ]:
@@ -51,6 +59,16 @@ def tasks_of(study: Study, width: int) -> Iterator[Task]:
             yield image_task(what, notebook, number, [study.backbone], "the backbone's", measure)
     if isinstance(study.sae, SAEConfig):
         yield from sae_tasks(study, width)
+    yield code_task(study, encoded, width)
+
+
+def code_task(study: Study, n: int, width: int) -> Task:
+    """Return the task of the codes and energies of n images, and of the tables and the map, of which there is only a guess."""
+    if not n:
+        return Task("codes and tables", "03_rasae_training", 0.0, "finished")
+    tables = PER_MODEL * len(study.models) + PER_CONCEPT * study.sae.n_concepts
+    return Task("codes and tables", "03_rasae_training", n * costs.seconds_of_codes(study, width) + tables,
+                f"tables and map by a first guess: {duration(tables)}")  # fmt: skip
 
 
 def first_of(kept: list[float], measure: Callable[[], float]) -> float:
