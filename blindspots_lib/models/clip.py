@@ -23,11 +23,11 @@ class ClipEncoder:
     """Turns images and captions into vectors of length 1 in one space."""
 
     def __init__(self, weights: Weights):
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
         place = fetch(weights)
         self.clip = load_whole(CLIPModel, "clip", place).eval()
-        self.tokenizer, self.processor = CLIPTokenizer.from_pretrained(place), CLIPImageProcessor.from_pretrained(place)
+        self.tokenizer, self.processor = CLIPTokenizer.from_pretrained(place), CLIPImageProcessorPil.from_pretrained(place)
 
     def images(self, images: Iterable[Image]) -> Float[np.ndarray, "n d"]:
         import torch

@@ -99,6 +99,7 @@ def load_whole(kind: type, what: str, folder: Path, variant: str | None = None, 
 
     What the libraries report is asked, since they rename tensors of older files; tensors that the model does not have are fine.
     """
+    quiet("transformers")
     with naming_load_errors(what, folder):
         model, report = kind.from_pretrained(
             str(folder), use_safetensors=True, local_files_only=True, variant=variant_of(variant, folder),

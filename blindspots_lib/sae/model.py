@@ -7,12 +7,14 @@ Shape letters of the project: b images, t tokens, d features, k concepts, n toke
 a active concepts per token.
 """
 
+import json
 from pathlib import Path
 from typing import Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,7 +140,9 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
 def load_sae(folder: Path) -> TopKSAE:
     """Read an SAE saved by `save_pretrained`. Raises StudyError if the folder is not whole."""
     try:
-        return TopKSAE.from_pretrained(folder).eval()
-    except Exception as error:  # the hub mixin and safetensors raise many kinds for a folder that is cut short
+        sae = TopKSAE(**json.loads((folder / "config.json").read_text()))
+        load_model(sae, folder / "model.safetensors")  # all tensors; the hub mixin's from_pretrained lets some be missing
+        return sae.eval()
+    except Exception as error:  # safetensors and torch raise many kinds for a folder that is cut short
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudyError(f"{folder}: not a whole SAE ({reason}); delete the folder and run again") from None
