@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from blindspots_lib.analysis.claims import FAILS, HOLDS, OPEN, by_sign, claims_table, copy_claims
+from blindspots_lib.analysis.claims import FAILS, HOLDS, OPEN, by_sign, claims_table, copy_claims, verdict_line
 
 PERFECT = {"models.2": {"name": "perfect", "label": "Perfect generator", "draws": "afresh"}}
 
@@ -45,3 +45,10 @@ def test_every_model_with_faults_has_its_claims_and_the_perfect_generator_none(m
     assert not table["claim"].str.contains(labels[2]).any()
     assert all(table["claim"].str.contains(label, regex=False).sum() == 5 for label in labels[:2])
     assert table["verdict"].isin([HOLDS, FAILS, OPEN]).all()
+    assert set(table["about"]) == {"skewness", "sharing", "rarity", "copies", "captions"}
+
+
+def test_verdicts_on_a_claim_are_told_in_a_line():
+    claims = pd.DataFrame({"about": "rarity", "models": ["A", "B", "C"], "verdict": [OPEN, HOLDS, OPEN]})
+    assert verdict_line(claims, "rarity") == "holds for B; not shown for A, C"
+    assert verdict_line(claims, "skewness") == "no model of this study makes this claim"

@@ -20,6 +20,8 @@ LEAST = 0.05  # fraction of the pairs of a model that have the smallest energy d
 class Claim(NamedTuple):
     """One claim of the paper about one model, or two."""
 
+    about: str  # "skewness", "sharing", "tuning", "rarity", "copies" or "captions"
+    models: str  # their labels
     claim: str
     published: str
     value: float
@@ -47,6 +49,14 @@ def claims_table(
     return pd.DataFrame(claims, columns=list(Claim._fields))
 
 
+def verdict_line(claims: pd.DataFrame, about: str) -> str:
+    """Return the verdicts on one claim in a line, such as "holds for A, B; not shown for C", or that no model makes the claim."""
+    rows = claims[claims["about"] == about]
+    told = [f"{verdict} for {', '.join(rows.loc[rows['verdict'] == verdict, 'models'])}" for verdict in (HOLDS, FAILS, OPEN)
+            if (rows["verdict"] == verdict).any()]  # fmt: skip
+    return "; ".join(told) or "no model of this study makes this claim"
+
+
 def by_sign(value: float, low: float, high: float, sign: int) -> str:
     """Return the verdict on a claim that a number has a sign (-1 or 1)."""
     if shows_sign(value, low, high, sign) == "shown":
@@ -59,7 +69,14 @@ def skewness_claims(study, energies, tested, labels) -> Iterator[Claim]:
     for model, label in labels.items():
         shape = distribution_shape(energies[model], energies["real"], tested[model], study.analysis)
         found = shape.skewness, shape.skewness_low, shape.skewness_high
-        yield Claim(f"{label}: suppression is the longer tail (skewness below 0)", published, *found, by_sign(*found, -1))
+        yield Claim(
+            "skewness",
+            label,
+            f"{label}: suppression is the longer tail (skewness below 0)",
+            published,
+            *found,
+            by_sign(*found, -1),
+        )
 
 
 def shared_claims(study, energies, tested, labels) -> Iterator[Claim]:
@@ -68,7 +85,9 @@ def shared_claims(study, energies, tested, labels) -> Iterator[Claim]:
         first, second = (labels[name] for name in pair.split("~"))
         found = apart.corrected.r, apart.corrected.low, apart.corrected.high
         published = "0.82 (SD 1.5 with SD 2.1), 0.41 (with PixArt), 0.46 (with Kandinsky)"
-        yield Claim(f"{first} and {second} share blindspots (correlation above 0)", published, *found, by_sign(*found, 1))
+        both = f"{first} and {second}"
+        text = f"{both} share blindspots (correlation above 0)"
+        yield Claim("sharing", both, text, published, *found, by_sign(*found, 1))
 
 
 def tuning_claims(study: Study, datapoints: pd.DataFrame) -> Iterator[Claim]:
@@ -86,7 +105,7 @@ def tuning_claims(study: Study, datapoints: pd.DataFrame) -> Iterator[Claim]:
             value = float(change[0].median() / change[1].median() - 1)
             found = value, *map(float, np.quantile(medians, (0.025, 0.975)))
             text = f"{tuned.label} comes nearer to the real images than {base.label} (change of the median distance below 0)"
-            yield Claim(text, "lower median distance (SD 1.5 DPO)", *found, by_sign(*found, -1))
+            yield Claim("tuning", tuned.label, text, "lower median distance (SD 1.5 DPO)", *found, by_sign(*found, -1))
 
 
 def frequency_claims(study, energies, concepts, tested, labels) -> Iterator[Claim]:
@@ -96,7 +115,7 @@ def frequency_claims(study, energies, concepts, tested, labels) -> Iterator[Clai
         verdict = HOLDS if c.high < c.chance_low else FAILS if c.low > c.chance_low else OPEN
         level = f" (correlation below {c.chance_low:.2f})" if np.isfinite(c.chance_low) else ""
         text = f"{label}: rare concepts err most, more than by chance{level}"
-        yield Claim(text, "rare concepts have the largest errors", c.r, c.low, c.high, verdict)
+        yield Claim("rarity", label, text, "rare concepts have the largest errors", c.r, c.low, c.high, verdict)
 
 
 def copy_claims(datapoints: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[Claim]:
@@ -112,7 +131,8 @@ def copy_claims(datapoints: pd.DataFrame, labels: Mapping[str, str]) -> Iterator
         verdict = HOLDS if interval.low > others else FAILS if interval.high < others else OPEN
         beside = f"; of the others {100 * others:.1f} %" if np.isfinite(others) else ""
         text = f"{label}: pairs of smallest distance are often copies (fraction of the nearest 5 %{beside})"
-        yield Claim(text, "often memorized", float(copied[near].mean()), float(interval.low), float(interval.high), verdict)
+        found = float(copied[near].mean()), float(interval.low), float(interval.high)
+        yield Claim("copies", label, text, "often memorized", *found, verdict)
 
 
 def audit_claims(datapoints: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[Claim]:
@@ -122,4 +142,5 @@ def audit_claims(datapoints: pd.DataFrame, labels: Mapping[str, str]) -> Iterato
         right, low, high = 1 - row["wrong"], 1 - min(1.0, 2 * row["high"]), 1 - min(1.0, 2 * row["low"])
         verdict = HOLDS if low > 0.5 else FAILS if high < 0.5 else OPEN
         text = f"{label}: most pairs of high discrepancy have a right caption (estimated fraction)"
-        yield Claim(text, "56.3 % are blindspots, the rest noisy or under-specified captions", float(right), low, high, verdict)
+        published = "56.3 % are blindspots, the rest noisy or under-specified captions"
+        yield Claim("captions", label, text, published, float(right), low, high, verdict)
