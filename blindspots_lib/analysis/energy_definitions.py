@@ -53,6 +53,18 @@ def mean_energies(codes: TokenCodes, rows: Int[np.ndarray, "n"], chosen: slice) 
     return {name: total / len(rows) for name, total in totals.items()}
 
 
+def deltas_by_definition(
+    codes: Mapping[str, TokenCodes], rows: Mapping[str, Int[np.ndarray, "n"]], chosen: slice
+) -> dict[str, dict[str, Float[np.ndarray, "k"]]]:  # fmt: skip
+    """Return delta(k) of every model by every definition of energy; nan where a concept fires on neither side.
+
+    `codes` and `rows` hold "real" and every model.
+    """
+    means = {source: mean_energies(of_source, rows[source], chosen) for source, of_source in codes.items()}
+    real = means.pop("real")
+    return {model: {name: energy_difference(means[model][name], real[name]) for name in DEFINITIONS} for model in means}
+
+
 def definitions_table(
     codes: Mapping[str, TokenCodes], rows: Mapping[str, Int[np.ndarray, "n"]], tested: Mapping[str, Bool[np.ndarray, "k"]],
     chosen: slice,
@@ -64,13 +76,12 @@ def definitions_table(
     model, first, second   the model, two of "sum", "mean" (of the firing tokens), "max", "presence"
     r, n_concepts          the correlation, the number of concepts; r is nan for fewer than three, or if all deltas are equal
     """
-    real, parts = mean_energies(codes["real"], rows["real"], chosen), []
-    for model, some in tested.items():
-        generated = mean_energies(codes[model], rows[model], chosen)
-        ranked = some & (real["sum"] + generated["sum"] > 0)
-        deltas = {name: energy_difference(generated[name][ranked], real[name][ranked]) for name in DEFINITIONS}
+    parts = []
+    judged = {source: of_source for source, of_source in codes.items() if source == "real" or source in tested}
+    for model, deltas in deltas_by_definition(judged, rows, chosen).items():
+        ranked = tested[model] & np.isfinite(deltas["sum"])
         for first, second in itertools.product(DEFINITIONS, repeat=2):
-            r = rank_correlation(deltas[first], deltas[second])
+            r = rank_correlation(deltas[first][ranked], deltas[second][ranked])
             parts.append({"model": model, "first": first, "second": second, "r": r, "n_concepts": int(ranked.sum())})
     return pd.DataFrame(parts, columns=["model", "first", "second", "r", "n_concepts"])
 
