@@ -10,9 +10,9 @@ from matplotlib.cbook import is_math_text
 from blindspots_lib.analysis.agreement import Apart
 from blindspots_lib.analysis.distribution import FrequencyCorrelation, Shape
 from blindspots_lib.analysis.jackknife import Correlation
-from blindspots_lib.figures import answer_charts, charts
+from blindspots_lib.figures import answer_charts, charts, pair_charts
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours, printable
-from blindspots_lib.figures.style import add_footer, save_figure
+from blindspots_lib.figures.style import add_footer, panels, save_figure, say_start
 
 
 @pytest.fixture(autouse=True)
@@ -120,19 +120,80 @@ def test_labels_and_attributions_of_strangers_are_text(make_study):
         assert any(label in text for text in words)
 
 
-def test_histogram_bars_integrate_to_one_and_take_the_gradient(make_study):
+def test_histogram_bars_count_the_concepts_and_take_the_gradient(make_study):
     study = make_study()
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"concept": np.arange(400)})
     for model in study.models:
-        table[f"delta_{model.name}"], table[f"tested_{model.name}"] = rng.random(400), True
+        table[f"delta_{model.name}"], table[f"tested_{model.name}"] = np.append(np.zeros(13), rng.uniform(0.1, 1, 387)), True
     figure = histograms(study, table)
     bars = figure.axes[0].patches
     assert len(bars) == 99
-    assert sum(bar.get_height() * bar.get_width() for bar in bars) == pytest.approx(1)
+    assert sum(bar.get_height() for bar in bars) == 400
     assert np.allclose(bars[0].get_facecolor(), charts.DELTA_CMAP(0.005))
     assert figure.axes[0].get_yscale() == "log"
     assert "400 concepts" in figure.axes[0].texts[0].get_text()
+    assert bars[0].get_width() > 3 * bars[1].get_width()  # the concepts at 0 are seen
+    assert bars[0].get_x() + bars[0].get_width() == pytest.approx(1 / 99)
+    assert "13" in [text.get_text() for text in figure.axes[0].texts]  # and counted
+
+
+def test_lines_of_a_histogram_end_below_its_text(make_study):
+    figure = histograms(make_study(), fake_table(["sd15", "pixart"], np.linspace(0, 1, 50), [""] * 50))
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    text = axis.texts[0].get_window_extent().transformed(axis.transAxes.inverted())
+    assert all(line.get_ydata()[1] <= text.y0 for line in axis.lines)
+    assert all(bar.get_window_extent().transformed(axis.transAxes.inverted()).y1 <= text.y0 for bar in axis.patches)
+
+
+@pytest.mark.parametrize(("n", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, 3, 2), (6, 3, 2), (7, 4, 2), (8, 4, 2), (9, 3, 3)])
+def test_panels_leave_few_places_empty(n, columns, rows):
+    figure, axes = panels(n, width=2.0, height=1.0)
+    assert (len(axes), *figure.get_size_inches()) == (n, 2 * columns, rows)
+
+
+def test_fractions_of_few_images_are_not_shown():
+    counts = np.array([[40, 10, 4], [10, 20, 0], [4, 0, 19]])
+    found = charts.together(counts)
+    np.testing.assert_array_equal(found, [[np.nan, 0.25, 0.1], [0.5, np.nan, 0.0], [np.nan] * 3])
+
+
+def test_every_two_models_have_a_panel_and_a_correlation(make_study):
+    study = make_study({"models.2": {"name": "perfect", "label": "Perfect generator", "draws": "afresh"}})
+    table = fake_table(["sd15", "pixart", "perfect"], np.linspace(0.05, 0.95, 30), [""] * 30)
+    pairs = {"sd15~pixart": 0.9, "sd15~perfect": 0.1, "pixart~perfect": np.nan}
+    same = {pair: Correlation(0.7, 0.6, 0.8, 30) for pair in pairs}
+    apart = {pair: Apart(same[pair], Correlation(r, r, r, 30), 0.9, 0.9) for pair, r in pairs.items()}
+    axes = np.array(charts.plot_cross_model(study, table, same, apart).axes).reshape(3, 3)
+    drawn = axes[2, 1].collections[0].get_offsets()  # the perfect generator against PixArt
+    np.testing.assert_allclose(drawn[:, 0], table["energy_pixart"] / (table["energy_pixart"] + table["energy_real"]))
+    assert axes[0, 2].texts[0].get_text() == "0.10\n[0.10, 0.10]"
+    assert axes[1, 2].texts[0].get_text() == "–\n[–, –]"
+    assert [axes[i, i].texts[0].get_text() for i in range(3)] == ["Mini SD 1.5", "Mini PixArt", "Perfect\ngenerator"]
+
+
+def test_an_axis_that_does_not_start_at_zero_says_so():
+    _, axis = plt.subplots()
+    axis.set(xlim=(0.25, 1), ylim=(-1, 1), xlabel="cosine", ylabel="y")
+    say_start(axis, "x")
+    say_start(axis, "y")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("cosine\n(axis from 0.25)", "y")
+
+
+def test_rows_of_distances_have_equal_areas_on_their_own_baselines(make_study):
+    study, rng = make_study(), np.random.default_rng(0)
+    values = [(model.name, rng.normal(0.5, 0.01 * (i + 1), 300)) for i, model in enumerate(study.models)]
+    table = pd.concat([pd.DataFrame({"model": name, "datapoint_delta": x, "energy_distance": 9 * x}) for name, x in values])
+    axis = pair_charts.plot_datapoints(study, table).axes[0]
+    areas = []
+    for place, patch in enumerate(axis.patches):
+        values, edges, baseline = patch.get_data()
+        assert baseline == place
+        assert values.max() <= place
+        areas.append(((place - values) * np.diff(edges)).sum())
+    assert areas[0] == pytest.approx(areas[1])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Mini SD 1.5", "Mini PixArt"]
 
 
 @pytest.mark.parametrize("n_tested", [0, 1])
@@ -195,6 +256,21 @@ def test_called_omissions_are_marked_where_they_stand(make_study):
     assert left.images[0].get_array().tolist() == [[0.02, 0.5], [0.5, 0.2]]
     (marks,) = left.lines
     assert sorted(zip(*marks.get_data(), strict=True)) == [(0, 0), (1, 1)]  # dvd of the first model, cat of the second
+
+
+def test_planted_words_are_shown_and_marked_called_or_not(make_study):
+    study = make_study()
+    asked = pd.DataFrame(asked_rows("sd15", {"dvd": (9, 0.02, 0.5), "cat": (9, 0.5, 0.5)})
+                         + asked_rows("pixart", {"dvd": (9, 0.5, 0.5), "cat": (9, 0.5, 0.5)}))  # fmt: skip
+    planted = {"sd15": {"dvd": "suppressed", "palm tree": "exaggerated"}, "pixart": {"cat": "suppressed"}}
+    omission, intrusion, _ = answer_charts.plot_asked_matrix(study, asked, planted=planted).axes
+    assert [[label.get_text() for label in axis.get_yticklabels()] for axis in (omission, intrusion)] == [
+        ["dvd", "cat"], ["cat", "dvd", "palm tree"]
+    ]  # fmt: skip
+    called, squares = omission.lines
+    assert sorted(zip(*called.get_data(), strict=True)) == [(0, 0)]
+    assert sorted(zip(*squares.get_data(), strict=True)) == [(0, 0), (1, 1)]  # cat of the second model is missed
+    assert np.ma.getmaskarray(intrusion.images[0].get_array())[2].all()  # no caption has the word: grey
 
 
 def test_ma_plot_colours_what_is_called_and_names_families(make_study):

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import pearsonr, skew, spearmanr
 
-from blindspots_lib.analysis.agreement import correlate_apart, correlate_models
+from blindspots_lib.analysis.agreement import correlate_apart, correlate_models, surest_differences
 from blindspots_lib.analysis.delta import energy_difference
 from blindspots_lib.analysis.distribution import (
     correlate_error_with_frequency,
@@ -230,3 +230,17 @@ def test_bands_are_quantiles_of_equally_filled_bins():
     np.testing.assert_allclose(bands["firings"], [1, 10, 100])
     np.testing.assert_allclose(bands["low"], [0.05, 0.23, 0.5], atol=1e-6)
     np.testing.assert_allclose(bands["high"], [0.95, 0.77, 0.5], atol=1e-6)
+
+
+def test_the_surest_differences_are_of_the_two_models_that_differ_most():
+    """By hand, with intervals of half length 0.1 each: sqrt(2) 0.1 = 0.141 on either side of a difference."""
+    shrunken = {"one": [0.1, 0.5, 0.5, 0.0], "two": [0.2, 0.5, 0.9, 0.9], "three": [0.7, 0.6, 0.5, 0.9]}
+    table = pd.DataFrame({"family": [4, 5, 6, 7], "name": ["dvd", "cat", "dog", ""], "concept": [1, 2, 3, 9]})
+    for model, values in shrunken.items():
+        for column, shift in (("shrunken", 0), ("shrunken_low", -0.1), ("shrunken_high", 0.1)):
+            table[f"{column}_{model}"] = np.array(values) + shift
+    found = surest_differences(table, list(shrunken), n=5)  # cat is not sure, the last has no name
+    assert found[["name", "first", "second"]].to_numpy().tolist() == [["dvd", "one", "three"], ["dog", "one", "two"]]
+    np.testing.assert_allclose(found[["difference", "low", "high"]], [[0.6, 0.459, 0.741], [0.4, 0.259, 0.541]], atol=1e-3)
+    assert surest_differences(table, list(shrunken), n=1)["name"].tolist() == ["dvd"]
+    assert surest_differences(table, ["one"], n=5).empty

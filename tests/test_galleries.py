@@ -74,6 +74,7 @@ def test_a_gallery_has_one_row_per_family_with_the_heatmap_of_all_of_it(make_res
     figure = blindspot_gallery(results, "sd15", [7], n=2)
     assert len(figure.axes) == 4  # two pairs
     assert {"three $x$", "one"} <= {text.get_text() for text in figure.texts}
+    assert "Mini SD 1.5: suppressed or exaggerated families of concepts" in words_of(figure)
     assert words_of(figure).split("\n")[:5] == [
         "palm tree",
         "suppressed",
@@ -97,7 +98,12 @@ def test_telling_pairs_change_most_in_one_direction(make_results, rises, expecte
 
 @pytest.mark.parametrize(
     ("tested", "seen", "expected"),
-    [([1, 1, 0, 1], [9, 3, 8, 7], [0, 1]), ([0, 0, 0, 0], [9, 3, 8, 7], [0, 1]), ([0, 0, 1, 0], [9, 3, 8, 7], [2])],
+    [
+        ([1, 1, 0, 1], [9, 3, 8, 7], [0, 1]),
+        ([0, 0, 0, 0], [9, 3, 8, 7], [0, 1]),
+        ([0, 0, 1, 0], [9, 3, 8, 7], [2]),
+        ([1, 1, 0, 0], [9, 0, 8, 7], [0]),
+    ],
 )
 def test_typical_concepts_are_tested_ones_where_there_are_any(make_results, tested, seen, expected):
     results = make_results([0.5] * 4, n_images_real=seen, tested_sd15=np.array(tested, bool))

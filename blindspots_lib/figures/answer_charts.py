@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from blindspots_lib.analysis.agreement import SHRUNKEN
 from blindspots_lib.analysis.delta import deltas_of_tested
 from blindspots_lib.analysis.distribution import energy_ratio
 from blindspots_lib.core.study import Study
@@ -16,6 +17,7 @@ from blindspots_lib.figures.image_grid import draw_sentence
 from blindspots_lib.figures.selection import SIDES, shown_name
 from blindspots_lib.figures.style import DELTA_CMAP, INK, QUIET, literal, model_colour, panels
 
+NOTHING = "#e4e0e6"  # the colour of a value that is not defined
 CALL_COLOURS = {"unclear": "#c9c4cd", "aligned": DELTA_CMAP(0.5), "suppressed": "#2f9fbb", "exaggerated": "#d09a22"}
 ASKED = {"omission": "omitted", "intrusion": "intruding"}  # what is measured, and what it is called when found
 ASKED_LABELS = {
@@ -76,16 +78,13 @@ def surest_families(study: Study, families: pd.DataFrame, n: int) -> pd.DataFram
     named = families[families["name"] != ""].copy()
     sureness, leading = np.full(len(named), -np.inf), np.full(len(named), 0.5)
     for model in study.models:
-        low, high, shrunken = (named[f"{column}_{model.name}"].to_numpy(float) for column in SHRUNKEN)
+        shrunken, low, high = (named[f"{column}_{model.name}"].to_numpy(float) for column in SHRUNKEN)
         away = np.where(named[f"call_{model.name}"].isin(SIDES), np.maximum(low - 0.5, 0.5 - high), -np.inf)
         leading = np.where(away > sureness, shrunken, leading)
         sureness = np.maximum(sureness, away)
     named = named.assign(sureness=sureness, leading=leading)
     named = named[np.isfinite(sureness)].sort_values(["sureness", "family"], ascending=[False, True]).head(n)
     return named.sort_values(["leading", "family"]).drop(columns=["sureness", "leading"])
-
-
-SHRUNKEN = ("shrunken_low", "shrunken_high", "shrunken")
 
 
 def plot_surest(study: Study, families: pd.DataFrame, n: int = 20) -> Figure:
@@ -95,9 +94,9 @@ def plot_surest(study: Study, families: pd.DataFrame, n: int = 20) -> Figure:
         return draw_sentence("no named family is called suppressed or exaggerated")
     figure, axis = plt.subplots(figsize=(7.2, 1.2 + 0.34 * len(rows)), layout="constrained")
     for place, model in enumerate(study.models):
-        low, high, middle = (rows[f"{column}_{model.name}"].to_numpy(float) for column in SHRUNKEN)
+        values = tuple(rows[f"{column}_{model.name}"].to_numpy(float) for column in SHRUNKEN)
         filled = rows[f"call_{model.name}"].isin(SIDES).to_numpy()
-        draw_dots(axis, lanes(len(rows), place, len(study.models)), (middle, low, high), filled, model_colour(study, model.name))
+        draw_dots(axis, lanes(len(rows), place, len(study.models)), values, filled, model_colour(study, model.name))
     finish_rows(axis, study, [f"{shown_name(row)} ({row['n_concepts']})" for _, row in rows.iterrows()])
     axis.set(xlabel="shrunken δ with its 95 % interval; a filled dot is called", ylabel="family (number of its concepts)")
     return figure
@@ -129,6 +128,25 @@ def finish_rows(axis, study: Study, names: list[str]) -> None:
     handles = [plt.Line2D([], [], color=model_colour(study, m.name), marker="o", markersize=3.6, label=literal(m.label))
                for m in study.models]  # fmt: skip
     axis.legend(handles=handles, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+
+
+def plot_differences(study: Study, families: pd.DataFrame, differences: pd.DataFrame) -> Figure:
+    """Draw shrunken delta with its interval per model, of the families of `surest_differences`, with the difference in words."""
+    if differences.empty:
+        return draw_sentence("no two models differ surely on a named family")
+    rows = families.set_index("family", drop=False).loc[differences["family"]]
+    figure, axis = plt.subplots(figsize=(9.6, 1.2 + 0.34 * len(rows)), layout="constrained")
+    for place, model in enumerate(study.models):
+        values = tuple(rows[f"{column}_{model.name}"].to_numpy(float) for column in SHRUNKEN)
+        is_one = ((differences["first"] == model.name) | (differences["second"] == model.name)).to_numpy()
+        draw_dots(axis, lanes(len(rows), place, len(study.models)), values, is_one, model_colour(study, model.name))
+    finish_rows(axis, study, [shown_name(row) for _, row in rows.iterrows()])
+    for place, row in enumerate(differences.itertuples()):
+        first, second = (literal(study.model(name).label) for name in (row.first, row.second))
+        text = f"{second} − {first}: {row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+        axis.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+    axis.set(xlabel="shrunken δ with its 95 % interval; filled: the two models that differ most surely", ylabel="family")
+    return figure
 
 
 def telling_words(asked: pd.DataFrame, measure: str, n: int) -> list[str]:
@@ -173,25 +191,42 @@ def shown_word(word: str) -> str:
     return shown_name(pd.Series({"name": word, "concept": -1}))
 
 
-def plot_asked_matrix(study: Study, asked: pd.DataFrame, n: int = 40) -> Figure:
-    """Draw omission and intrusion as two matrices, names x models, in the colours of delta; a dot marks what is called."""
-    chosen = {measure: telling_words(asked, measure, n) for measure in ASKED}
+def plot_asked_matrix(
+    study: Study, asked: pd.DataFrame, n: int = 40, planted: Mapping[str, Mapping[str, str]] | None = None
+) -> Figure:  # fmt: skip
+    """Draw omission and intrusion as two matrices, names x models, in the colours of delta; a dot marks what is called.
+
+    `planted` says for each model on which side words were planted; they are shown too, and a square marks them. A planted word
+    without a dot is missed. Grey cells are not defined, as for words that the concepts do not see.
+    """
+    sides = {"omission": "suppressed", "intrusion": "exaggerated"}
+    known = {measure: {(word, model): side == sides[measure] for model, words in (planted or {}).items()
+                       for word, side in words.items()} for measure in ASKED}  # fmt: skip
+    chosen = {}
+    for measure in ASKED:
+        words = telling_words(asked, measure, n)
+        chosen[measure] = words + sorted({word for (word, _), is_one in known[measure].items() if is_one} - set(words))
     if not any(chosen.values()):
         return draw_sentence("no name can be held to what captions ask for")
     models = [model.name for model in study.models]
     height = 1.9 + 0.19 * max(map(len, chosen.values()))
     figure, axes = plt.subplots(1, 2, figsize=(4.6 + 0.9 * len(models), height), layout="constrained")
+    cmap, note = DELTA_CMAP.with_extremes(bad=NOTHING), "dot: called, square: planted" if planted else "dot: called"
     for axis, (measure, words) in zip(axes, chosen.items(), strict=True):
         tables = [asked.pivot(index="word", columns="model", values=column).reindex(index=words, columns=models)
                   for column in (f"{measure}_value", f"{measure}_call")]  # fmt: skip
-        axis.set_title(f"{measure} (dot: called)" if words else f"{measure}: nothing to show", fontsize=9)
+        axis.set_title(f"{measure} ({note})" if words else f"{measure}: nothing to show", fontsize=9)
         axis.tick_params(length=0)
         axis.set_xticks(range(len(models)), [literal(m.label) for m in study.models], fontsize=7, rotation=35, ha="right")
         axis.set_yticks(range(len(words)), [literal(shown_word(word)) for word in words], fontsize=7)
         if not words:
             continue
         values, calls = tables[0].to_numpy(float), tables[1].to_numpy() == ASKED[measure]
-        drawn = axis.imshow(values, cmap=DELTA_CMAP, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        drawn = axis.imshow(values, cmap=cmap, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.plot(*np.nonzero(calls)[::-1], "o", color="white", markersize=3.2, markeredgecolor=INK, markeredgewidth=0.6)
-    figure.colorbar(drawn, ax=list(axes), label="generated / (real + generated)", shrink=0.5)
+        if not planted:
+            continue
+        squares = np.array([[known[measure].get((word, model), False) for model in models] for word in words])
+        axis.plot(*np.nonzero(squares)[::-1], "s", color="none", markersize=7.5, markeredgecolor="white", markeredgewidth=1.1)
+    figure.colorbar(drawn, ax=list(axes), label="generated / (real + generated); grey: not defined", shrink=0.5)
     return figure

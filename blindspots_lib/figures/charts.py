@@ -1,6 +1,7 @@
 """Charts: one function per figure, all in the style of `style`."""
 
 import itertools
+import textwrap
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -16,10 +17,9 @@ from blindspots_lib.analysis.agreement import Apart
 from blindspots_lib.analysis.delta import deltas_of_tested
 from blindspots_lib.analysis.distribution import FrequencyCorrelation, Shape, energy_ratio
 from blindspots_lib.analysis.jackknife import Correlation
-from blindspots_lib.analysis.memorization import Excess, nearer_than_real
 from blindspots_lib.core.study import Study
 from blindspots_lib.figures.selection import called_in_order, shown_name
-from blindspots_lib.figures.style import DELTA_CMAP, INK, MODEL_COLOURS, QUIET, REAL_COLOUR, literal, model_colour, panels
+from blindspots_lib.figures.style import DELTA_CMAP, INK, QUIET, literal, panels
 
 DELTA_LABELS = {
     "ratio": "energy difference δ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)",
@@ -27,38 +27,46 @@ DELTA_LABELS = {
 }
 
 FREQUENCY_LABELS = DELTA_LABELS | {"published": "relative difference, published: σ((ξ̄′ₖ − ξ̄ₖ) / (ξ̄′ₖ + ξ̄ₖ) / 0.4)"}
+TOGETHER_CMAP = sns.color_palette("mako_r", as_cmap=True).with_extremes(bad="#e4e0e6")
 LABEL_SIZE = (0.16, 0.04)  # width and height of a label on a map, as fractions of the map
 N_LABELS = 10  # names on a map or panel, at most
+END_BINS = 0.025  # by which the first and the last bin of a histogram are drawn wider
+LINES_END = 0.78  # of the height of a panel: above it stands text
+CELL = 1.75  # inches per side of a panel of two models
+FEW_IMAGES = 20  # a concept on fewer says nothing about what it fires with
 
 
 def plot_histograms(study: Study, table: pd.DataFrame, shapes: Mapping[str, Shape]) -> Figure:
-    """Draw the histogram of delta(k) per model: 99 bins on [0, 1], density on a log axis, dashed median, skewness as text.
+    """Draw the histogram of delta(k) per model: 99 bins on [0, 1], counts on a log axis, dashed median, skewness as text.
+
+    The first and the last bin, where all concepts of one side stand, are drawn wider and with their count.
 
     `shapes` holds each model's `distribution.distribution_shape`.
     """
     figure, axes = panels(len(study.models))
-    edges, highest = np.linspace(0, 1, 100), []
+    edges, highest = np.linspace(0, 1, 100), 1
     low, high = study.analysis.suppressed_below, study.analysis.exaggerated_above
+    drawn = edges + END_BINS * np.isin(edges, (0, 1)) * np.sign(edges - 0.5)
     for axis, model in zip(axes, study.models, strict=True):
         deltas, shape = deltas_of_tested(table, model.name).to_numpy(), shapes[model.name]
-        axis.axvline(shape.median, color=INK, linestyle="--", linewidth=1)
+        axis.axvline(shape.median, ymax=LINES_END, color=INK, linestyle="--", linewidth=1)
         for threshold in (low, high):
-            axis.axvline(threshold, color=QUIET, linestyle=":", linewidth=1)
-        axis.set(xlim=(0, 1), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=literal(model.label))
+            axis.axvline(threshold, ymax=LINES_END, color=QUIET, linestyle=":", linewidth=1)
+        axis.set(xlim=(drawn[0], drawn[-1]), xlabel=DELTA_LABELS[study.analysis.arithmetic], title=literal(model.label))
         text = (f"median {shape.median:.2f} (dashed)\n"
                 f"skewness {shape.skewness_raw:+.2f}, without noise {shape.skewness:+.2f} "
                 f"[{shape.skewness_low:+.2f}, {shape.skewness_high:+.2f}]\n"
-                f"{len(deltas)} concepts, {(deltas < low).sum()} below, {(deltas > high).sum()} above")  # fmt: skip
-        axis.text(0.02, 0.98, dashed(text), transform=axis.transAxes, va="top", fontsize=7.5,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1})  # fmt: skip
-        if len(deltas):
-            density, _ = np.histogram(deltas, bins=edges, density=True)
-            axis.bar(edges[:-1], density, width=np.diff(edges), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
-            highest.append(density.max())
-            axis.set_yscale("log")
-    if highest:  # once for all panels: a limit that is set ends the autoscaling of axes that are shared
-        axes[0].set_ylim(top=max(highest) * 12)
-    axes[0].set_ylabel("density of concepts (log scale)")
+                f"{len(deltas)} concepts, {(deltas < low).sum()} below {low:g}, {(deltas > high).sum()} above {high:g} "
+                "(dotted)")  # fmt: skip
+        axis.text(0.02, 0.98, dashed(text), transform=axis.transAxes, va="top", fontsize=7.5)
+        counts, _ = np.histogram(deltas, bins=edges)
+        axis.bar(drawn[:-1], counts, width=np.diff(drawn), align="edge", color=DELTA_CMAP(edges[:-1] + 0.005))
+        for at, place, side in ((0, drawn[0], "left"), (-1, drawn[-1], "right")):
+            if counts[at]:
+                axis.annotate(f"{counts[at]}", (place, counts[at]), (0, 1), textcoords="offset points", fontsize=7, ha=side)
+        axis.set_xticks(np.linspace(0, 1, 6))
+        highest = max(highest, counts.max())
+    axes[0].set(ylim=(0.7, highest**1.35 * 3), yscale="log", ylabel="concepts per bin (log scale)")
     return figure
 
 
@@ -103,12 +111,12 @@ def label_points(axis, rows: pd.DataFrame, places: Float[np.ndarray, "n 2"]) -> 
                       path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
 
 
-def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> list[int]:
-    """Return the concepts whose labels cover no label of an earlier one."""
+def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"], tall: float = 1) -> list[int]:
+    """Return the concepts whose labels, `tall` lines high, cover no label of an earlier one."""
     unit = places / np.maximum(np.ptp(places, axis=0), 1e-12)
     free: list[int] = []
     for concept in concepts:
-        if all((np.abs(unit[concept] - unit[other]) > LABEL_SIZE).any() for other in free):
+        if all((np.abs(unit[concept] - unit[other]) > np.array(LABEL_SIZE) * (1, tall)).any() for other in free):
             free.append(concept)
     return free
 
@@ -116,34 +124,56 @@ def well_apart(concepts: Iterable[int], places: Float[np.ndarray, "k 2"]) -> lis
 def plot_cross_model(
     study: Study, table: pd.DataFrame, same: Mapping[str, Correlation], apart: Mapping[str, Apart]
 ) -> Figure:  # fmt: skip
-    """Draw delta(k) of the first model against each other model, and the matrix of all correlations.
+    """Draw every two models: below the diagonal delta(k) of one against the other, above it their correlations.
 
     `same` holds the correlations on the same pairs, "first~second" (`agreement.correlate_models`), `apart` those on disjoint
-    pairs (`agreement.correlate_apart`), which are shown corrected for the noise of the halves.
+    pairs (`agreement.correlate_apart`), which are shown in large type, corrected for the noise of the halves.
     """
-    first, others = study.models[0], study.models[1:]
-    names, labels = [model.name for model in study.models], [literal(model.label) for model in study.models]
-    figure, axes = panels(len(names), width=4.4, height=3.9, shared=False)
-    for axis, other in zip(axes, others, strict=False):
-        both = table[table[f"tested_{first.name}"] & table[f"tested_{other.name}"]]
-        x, y = energy_ratio(both, first.name), energy_ratio(both, other.name)
-        sizes = 5 + 5 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
-        axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
-        axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0, rasterized=True)
-        c, d = same[f"{first.name}~{other.name}"], apart[f"{first.name}~{other.name}"].corrected
-        axis.set(xlabel=f"δ(k), {literal(first.label)}", ylabel=f"δ(k), {literal(other.label)}")
-        title = f"same pairs: r = {c.r:.2f} [{c.low:.2f}, {c.high:.2f}]\ndisjoint: r = {d.r:.2f} [{d.low:.2f}, {d.high:.2f}]"
-        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=dashed(title))
-    matrix = np.eye(len(names))
-    for i, j in itertools.combinations(range(len(names)), 2):
-        pair = f"{names[i]}~{names[j]}"
-        matrix[i, j], matrix[j, i] = apart[pair].corrected.r, same[pair].r
-    sns.heatmap(matrix, ax=axes[-1], vmin=-1, vmax=1, cmap="PuOr_r", annot=True, fmt=".2f", square=True,
-                xticklabels=labels, yticklabels=labels, cbar_kws={"label": "Pearson r of δ(k)", "shrink": 0.7})  # fmt: skip
-    axes[-1].set_title("below the diagonal: same pairs\nabove: disjoint pairs, without noise")
-    axes[-1].tick_params(axis="y", rotation=0)
-    plt.setp(axes[-1].get_xticklabels(), rotation=25, ha="right")
+    names = [model.name for model in study.models]
+    side = len(names) * CELL + 0.6
+    figure, axes = plt.subplots(len(names), len(names), figsize=(side, side), squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    for place, model in enumerate(study.models):
+        own = axes[place, place]
+        own.text(0.5, 0.5, literal("\n".join(textwrap.wrap(model.label, 14))), ha="center", va="center", weight="bold")
+        own.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        own.set_axis_off()
+    for first, second in itertools.combinations(range(len(names)), 2):
+        draw_two_models(axes[second, first], table, names[first], names[second])
+        pair = f"{names[first]}~{names[second]}"
+        write_correlations(axes[first, second], same[pair], apart[pair].corrected)
+    for model, left, below in zip(study.models, axes[:, 0], axes[-1], strict=True):
+        left.set_ylabel(f"δ(k), {literal(model.label)}", fontsize=8)
+        below.set_xlabel(f"δ(k), {literal(model.label)}", fontsize=8)
+    for axis in axes[:, 1:].flat:
+        axis.tick_params(labelleft=False)
+    for axis in axes[:-1].flat:
+        axis.tick_params(labelbottom=False)
+    figure.suptitle("large: r without noise, on disjoint pairs; small: on the same pairs; dotted: equal δ(k)", fontsize=9)
     return figure
+
+
+def draw_two_models(axis, table: pd.DataFrame, first: str, second: str) -> None:
+    """Draw delta(k) of the second model against the first one's, larger where a concept fires more often."""
+    both = table[table[f"tested_{first}"] & table[f"tested_{second}"]]
+    x, y = energy_ratio(both, first), energy_ratio(both, second)
+    sizes = 2 + 2 * np.sqrt(both["firings"] / max(1, both["firings"].median()))
+    axis.axline((0, 0), slope=1, color=QUIET, linewidth=0.8, linestyle=":")
+    axis.scatter(x, y, s=sizes, c=x, cmap=DELTA_CMAP, vmin=0, vmax=1, alpha=0.5, linewidths=0, rasterized=True)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axis.tick_params(labelsize=7)
+
+
+def write_correlations(axis, same: Correlation, corrected: Correlation) -> None:
+    """Write a correlation on disjoint pairs, and below it the one on the same pairs, on a ground of its colour."""
+    ground = plt.get_cmap("PuOr_r")((np.nan_to_num(corrected.r) + 1) / 2)
+    ink = "white" if np.dot(ground[:3], (0.3, 0.59, 0.11)) < 0.5 else INK
+    axis.set(facecolor=ground, xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    large, small = (dashed(f"{r.r:.2f}{gap}[{r.low:.2f}, {r.high:.2f}]") for r, gap in ((corrected, "\n"), (same, " ")))
+    axis.text(0.5, 0.6, large, ha="center", va="center", color=ink, fontsize=11)
+    axis.text(0.5, 0.16, small, ha="center", va="center", color=ink, fontsize=6.5)
 
 
 def plot_frequency(
@@ -185,84 +215,30 @@ def draw_funnel(axis, funnel: pd.DataFrame, offset: int = 0) -> None:
         axis.plot(funnel["x"] + offset, edge, color=INK, linewidth=0.9, linestyle="--", label=label)
 
 
-def plot_sae_training(history: pd.DataFrame, hull: Float[np.ndarray, "k"], radius: float) -> Figure:
-    """Draw R2, active concepts per token (L0) and dead concepts over the steps, and the atoms' distances from the hull."""
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
-    labels = {"r2": "R² of the reconstruction", "l0": "active concepts per token (L0)", "dead": "dead concepts"}
-    for axis, (column, label) in zip(axes, labels.items(), strict=False):
-        axis.plot(history[column], color="#582949", linewidth=1)
-        axis.set(xlabel="optimizer step", title=label)
-    axes[0].set_ylim(max(0, history["r2"].min()), 1)
-    axes[1].set_ylim(0, history["l0"].max() * 1.1)
-    axes[3].hist(hull, bins=40, color="#5776b4")
-    axes[3].axvline(radius, color=INK, linestyle="--", linewidth=1)
-    axes[3].set(xlabel="‖Λₖ‖₂ (radius dashed)", ylabel="concepts", title="atoms' distance from the hull")
-    return figure
-
-
-def plot_stability(table: pd.DataFrame) -> tuple[Figure, dict[str, dict[str, float]]]:
-    """Draw the mean cosine of matched active atoms, one point per two trainings, of the same start and of independent ones."""
-    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    starts = {"same": "same k-means,\nother order of the tokens", "independent": "independent k-means"}
-    colours = {"RA-SAE": MODEL_COLOURS[0], "TopK": MODEL_COLOURS[1], "k-means": REAL_COLOUR}
-    for offset, (kind, colour) in zip((-0.12, 0.12, 0.3), colours.items(), strict=True):
-        for place, start in enumerate(starts):
-            values = table.loc[(table["kind"] == kind) & (table["start"] == start), "mean_cosine"]
-            if len(values):
-                label = f"{kind}, untrained" if kind == "k-means" else kind
-                axis.plot([place + offset] * len(values), values, "o", color=colour, markersize=4, label=label if place else None)
-                axis.hlines(values.mean(), place + offset - 0.07, place + offset + 0.07, color=colour, linewidth=2)
-    axis.set(xlim=(-0.5, 1.6), ylim=(None, 1.005), ylabel="mean cosine of matched atoms")
-    axis.set_xticks(range(len(starts)), starts.values())
-    axis.legend(frameon=False, loc="lower left")
-    means = table.groupby(["kind", "start"])[["mean_cosine", "share_alike"]].agg(["mean", "min", "max"])
-    means.columns = map("_".join, means.columns)
-    return figure, {", ".join(key): row for key, row in means.to_dict("index").items()}
-
-
-def plot_datapoints(study: Study, table: pd.DataFrame) -> Figure:
-    """Draw the distributions over pairs of the datapoint difference and of the energy distance."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    labels = {"datapoint_delta": "datapoint difference: mean over concepts of σ(ξₖ(x′) − ξₖ(x))",
-              "energy_distance": "energy distance ‖ξ(x′) − ξ(x)‖₂"}  # fmt: skip
-    for axis, (column, label) in zip(axes, labels.items(), strict=True):
-        edges = np.histogram_bin_edges(table[column], bins=60)
-        for model in study.models:
-            values, colour = table.loc[table["model"] == model.name, column], model_colour(study, model.name)
-            axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=colour, label=literal(model.label))
-            axis.axvline(values.median(), color=colour, linestyle="--", linewidth=1)
-        axis.set(xlabel=label, ylabel="density of pairs")
-    axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
-    axes[1].legend(fontsize=8, title="median dashed", title_fontsize=7)
-    return figure
-
-
 def plot_cooccurrence(labels: list[str], real: Int[np.ndarray, "c c"], generated: Mapping[str, Int[np.ndarray, "c c"]]) -> Figure:
-    """Draw the fraction of a concept's images on which another fires too, for real images and each model's, on one scale."""
-    figure, axes = panels(1 + len(generated), width=4.6, height=4.6)
-    for axis, (title, counts) in zip(axes, {"Real images": real, **generated}.items(), strict=True):
-        both = counts / np.maximum(np.diag(counts), 1)[:, None]
-        np.fill_diagonal(both, np.nan)
-        sns.heatmap(both, ax=axis, vmin=0, vmax=1, cmap="mako_r", square=True, cbar=False,
-                    xticklabels=list(map(literal, labels)), yticklabels=list(map(literal, labels)))  # fmt: skip
+    """Draw the fraction of a concept's images on which another fires too, for real images and each model's, on one scale.
+
+    The scale ends where 99 % of all cells lie. A row is grey where its concept fires on fewer than 20 images.
+    """
+    figure, axes = panels(1 + len(generated), width=4.2, height=4.2)
+    fractions = {title: together(counts) for title, counts in {"Real images": real, **generated}.items()}
+    known = np.concatenate([cells[np.isfinite(cells)] for cells in fractions.values()])
+    most = float(np.quantile(known, 0.99)) if known.any() else 1.0
+    for axis, (title, cells) in zip(axes, fractions.items(), strict=True):
+        drawn = axis.imshow(cells, vmin=0, vmax=most, cmap=TOGETHER_CMAP)
         axis.set_title(literal(title))
+        axis.set_xticks(range(len(labels)), list(map(literal, labels)), rotation=90)
+        axis.set_yticks(range(len(labels)), list(map(literal, labels)))
         axis.tick_params(labelsize=7, length=0)
-        axis.tick_params(axis="x", labelrotation=90)
-    figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.6, label="fraction of the row's images with the column too")
+    label = f"fraction of the row's images with the column too (grey: the row has fewer than {FEW_IMAGES})"
+    extend = "max" if known.max(initial=0) > most else "neither"
+    figure.colorbar(drawn, ax=list(axes), shrink=0.6, extend=extend, label=label)
     return figure
 
 
-def plot_training_similarity(study: Study, table: pd.DataFrame) -> tuple[Figure, dict[str, Excess]]:
-    """Draw the similarity of generations to their nearest training image, beside that of unseen real images."""
-    excess = {model.name: nearer_than_real(table, model.name) for model in study.models}
-    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    real = table.drop_duplicates("pair_id")["training_similarity_real"].dropna()
-    edges = np.histogram_bin_edges(pd.concat([table["training_similarity"], real]), bins=60)
-    axis.hist(real, bins=edges, density=True, color=REAL_COLOUR, alpha=0.35, label="unseen real images (the level of chance)")
-    for model in study.models:
-        values = table.loc[table["model"] == model.name, "training_similarity"]
-        axis.hist(values, bins=edges, density=True, histtype="step", linewidth=1.4, color=model_colour(study, model.name),
-                  label=f"{literal(model.label)}: {excess[model.name].share:.1%} nearer than 99 % of real images")  # fmt: skip
-    axis.set(xlabel="cosine similarity to the nearest training image", ylabel="density of images")
-    axis.legend(fontsize=7.5, loc="upper left")
-    return figure, excess
+def together(counts: Int[np.ndarray, "c c"]) -> Float[np.ndarray, "c c"]:
+    """Return the fraction of the row's images on which the column fires too; nan on the diagonal and for rows of few images."""
+    images = np.diag(counts).astype(float)
+    fractions = counts / np.where(images < FEW_IMAGES, np.nan, images)[:, None]
+    np.fill_diagonal(fractions, np.nan)
+    return fractions

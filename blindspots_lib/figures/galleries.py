@@ -15,6 +15,7 @@ from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.figures.selection import SIDES, called, shown_name, verdict_lines
 
+N_COLOURED = 4  # images per source whose tokens are shown as colours
 SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)  # the values of delta that a scale figure shows
 
 
@@ -29,14 +30,14 @@ def contact_sheet(results: Results, pair_ids: Sequence[str]) -> Figure:
 
 
 def token_colours(results: Results, patches: dict[str, np.ndarray], side: int) -> Figure:
-    """Draw two rows per source: the images of the first complete pairs, and their patch tokens as colours."""
+    """Draw one row per source: the first of the complete pairs' images, each beside its patch tokens as colours."""
     colours = np.split(principal_colours(np.concatenate(list(patches.values())), side), len(patches))
     labels = {"real": "real images", **{model.name: model.label for model in results.study.models}}
     rows = []
     for source, pictures in zip(patches, colours, strict=True):
-        shown = [Cell(results.images[source][pair_id]) for pair_id in results.pair_ids[: len(pictures)]]
-        rows += [Row(labels[source], shown), Row("patch tokens", [Cell(picture) for picture in pictures])]
-    return draw_grid(rows)
+        shown = zip(results.pair_ids[:N_COLOURED], pictures[:N_COLOURED], strict=True)
+        rows.append(Row(labels[source], [Cell(cell) for at, tokens in shown for cell in (results.images[source][at], tokens)]))
+    return draw_grid(rows, ["image", "its patch tokens"] * min(N_COLOURED, len(results.pair_ids)))
 
 
 def concept_cell(results: Results, source: str, position: int, concepts: Sequence[int], strength: float) -> Cell:
@@ -85,28 +86,46 @@ def top_cells(results: Results, source: str, concept: int, n: int) -> list[Cell 
 
 def concept_sheet(results: Results, concepts: Sequence[int], n: int = 8) -> Figure:
     """Draw one row per concept: its top real images, with heatmaps."""
-    return draw_grid([Row(concept_label(results, c), top_cells(results, "real", c, n)) for c in concepts])
+    rows = [Row(concept_label(results, c) + "\n" + seen_on(results, c), top_cells(results, "real", c, n)) for c in concepts]
+    return draw_grid(rows, title="real images with the most of each concept; outlined where it fires")
+
+
+def seen_on(results: Results, concept: int) -> str:
+    return f"on {int(results.concepts.loc[concept, 'n_images_real']):,} of {len(results.pair_ids):,} images"
 
 
 def typical_concepts(results: Results, n: int) -> list[int]:
     """Return n concepts in equal steps from those that fire on most real images to those that fire on few.
 
-    They are tested for some model; where none is, any concept may stand here.
+    They fire on a real image and are tested for some model; where none is, any concept may stand here.
     """
     tested = results.concepts[[f"tested_{model.name}" for model in results.study.models]].any(axis=1)
+    tested &= results.concepts["n_images_real"] > 0
     table = results.concepts[tested if tested.any() else slice(None)]
     order = table.sort_values(["n_images_real", "concept"], ascending=[False, True])["concept"].to_numpy()
     return [int(c) for c in order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]]
 
 
-def concept_everywhere(results: Results, concept: int, n: int = 8) -> Figure:
-    """Draw one concept: a row of its top images for each source."""
+def concept_page(results: Results, concept: int, n: int = 6) -> Figure:
+    """Draw one concept on a page: per source its top images with heatmaps and captions, and what is found for each model.
+
+    Where it fires on no image of a model, the page shows what the model drew for the captions of the top real images.
+    """
     row = results.concepts.loc[concept]
-    rows = [Row("real images\n" + concept_label(results, concept), top_cells(results, "real", concept, n))]
-    for model in results.study.models:
-        label = "\n".join([model.label, *verdict_lines(row, model.name)])
-        rows.append(Row(label, top_cells(results, model.name, concept, n)))
-    return draw_grid(rows, label_width=2.0, wrap=30)
+    labels = {"real": "real images"} | {
+        model.name: "\n".join([model.label, *verdict_lines(row, model.name)]) for model in results.study.models
+    }
+    rows, strength = [], heatmap_strength(results, list(results.codes), [concept])
+    for source, label in labels.items():
+        positions = top_images(results, source, [concept], n)
+        if not positions:
+            label, positions = f"{label}\nfires on none; for the captions above:", top_images(results, "real", [concept], n)
+        cells = [concept_cell(results, source, position, [concept], strength) for position in positions]
+        captions = [caption_of(results, results.pair_ids[position]) for position in positions]
+        empty = n - len(positions)
+        rows.append(Row(label, cells + [None] * empty, captions + [""] * empty))
+    title = f"{shown_name(row)}, concept {concept}: fires {seen_on(results, concept)}"
+    return draw_grid(rows, label_width=2.0, wrap=30, title=title)
 
 
 def concepts_along_scale(results: Results, model: str) -> list[int]:
@@ -196,8 +215,8 @@ def blindspot_gallery(
         cells = [concept_cell(results, source, position, members, strength) for position in found for source in ("real", model)]
         captions = [caption_of(results, results.pair_ids[position]) for position in found]
         rows.append(Row(family_label(family_row(results, family), model), cells, captions))
-    nothing = f"{label}: nothing is called {side}"
-    return draw_grid(rows, ["real x", f"x′ {label}"] * n, label_width=2.0, wrap=30, nothing=nothing)
+    title, nothing = f"{label}: {side} families of concepts", f"{label}: nothing is called {side}"
+    return draw_grid(rows, ["real x", f"x′ {label}"] * n, label_width=2.0, wrap=30, title=title * bool(rows), nothing=nothing)
 
 
 def numbers_of_families(results: Results, model: str, families: Sequence[int], n: int = 4) -> list[dict]:
@@ -229,8 +248,9 @@ def extreme_pairs_sheet(results: Results, model: str, side: str, n: int) -> Figu
     for pair in (least if side == "least" else greatest).itertuples():
         cells = [*(Cell(results.images[source][pair.pair_id]) for source in ("real", model)), *training_cells(results, pair)]
         rows.append(Row(f"{caption_of(results, pair.pair_id)}\ndistance {pair.energy_distance:.1f}", cells))
-    titles = ["real x", "x′"] + ["nearest training"] * (results.study.training_corpus is not None)
-    return draw_grid(rows, titles, label_width=2.2, wrap=30)
+    label = results.study.model(model).label
+    titles = ["real x", f"x′ {label}"] + ["nearest training"] * (results.study.training_corpus is not None)
+    return draw_grid(rows, titles, label_width=2.2, wrap=30, title=f"{label}: pairs with the {side} distance")
 
 
 def training_cells(results: Results, pair) -> list[Cell]:
@@ -248,4 +268,6 @@ def nearest_training_sheet(results: Results, model: str, n: int = 6) -> Figure:
     for pair in table.sort_values(["training_similarity", "pair_id"], ascending=[False, True]).head(n).itertuples():
         cells = [Cell(results.images[model][pair.pair_id]), *training_cells(results, pair)]
         rows.append(Row(caption_of(results, pair.pair_id), [*cells, Cell(results.images["real"][pair.pair_id])]))
-    return draw_grid(rows, ["x′", "nearest training", "real x"], label_width=2.2, wrap=30)
+    label = results.study.model(model).label
+    titles = [f"x′ {label}", "nearest training", "real x"]
+    return draw_grid(rows, titles, label_width=2.2, wrap=30, title=f"{label}: nearest to a training image")

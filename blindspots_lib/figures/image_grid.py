@@ -15,9 +15,11 @@ from blindspots_lib.figures.style import INK
 FADED = 0.8  # 0: an image stays as it is where the concept of its heatmap does not fire; 1: it is white there
 SMALL = 160  # pixels a side below which a picture is drawn pixel by pixel; larger ones are made smaller smoothly
 ZOOM, ZOOMED = 4, 0.42  # a fine patch is shown enlarged: a quarter of the image's side, on this fraction of it
-FINE = 14  # patches a side from which the firing ones get an outline: they are too small to be seen without
+FINE = 14  # patches a side from which the strongest one is also shown enlarged: it is too small to be seen
 LINES = 6  # shown of a caption
 GAP, TITLE, FOOTER = 0.04, 0.2, 0.46  # inches: between images, above a row with titles, below the grid
+HEAD_LINE = 0.14  # inches: height of a line of the columns' titles
+FRAME = "#cbc6ce"  # around every image: white ones end somewhere
 NOTE, NOTE_LINES = 0.11, 2  # inches: height of a line of a note; lines shown of it
 
 
@@ -53,7 +55,7 @@ def draw_grid(
     width = label_width + n_columns * (cell_size + GAP)
     column_titles = [wrapped(text, round(15 * cell_size)) for text in column_titles]
     above = TITLE * bool(title)
-    head = above + TITLE * max((len(lines) for lines in column_titles), default=0) + GAP
+    head = above + HEAD_LINE * max((len(lines) for lines in column_titles), default=0) + GAP
     height = head + sum(heights) + FOOTER
     figure, bottom = plt.figure(figsize=(width, height)), height - head
 
@@ -124,11 +126,12 @@ def draw_cell(axis, cell: Cell) -> None:
     if cell.heatmap is not None:
         whole = pixels
         pixels, shown = faded(pixels, cell.heatmap, cell.strength)
-        if len(cell.heatmap) >= FINE and cell.heatmap.max() > 0:
+        if cell.heatmap.max() > 0:
             axis.contour(shown > 0, levels=[0.5], colors=[INK], linewidths=0.7)
-            draw_zoomed(axis, whole, cell.heatmap)
+            if len(cell.heatmap) >= FINE:
+                draw_zoomed(axis, whole, cell.heatmap)
     axis.imshow(pixels, interpolation="nearest" if len(pixels) < SMALL else "antialiased", aspect="auto")
-    axis.set_axis_off()
+    draw_frame(axis, FRAME)
     if cell.title:
         axis.set_title(cell.title, fontsize=6.5, pad=2, weight="normal", parse_math=False)
 
@@ -143,9 +146,13 @@ def draw_zoomed(axis, pixels: Float[np.ndarray, "h w 3"], heatmap: Float[np.ndar
     )
     corner = axis.inset_axes((1 - ZOOMED, 0, ZOOMED, ZOOMED))
     corner.imshow(pixels[rows, columns], interpolation="antialiased", aspect="auto")
-    corner.set(xticks=[], yticks=[])
-    for spine in corner.spines.values():
-        spine.set(visible=True, color=INK, linewidth=0.8)
+    draw_frame(corner, INK)
+
+
+def draw_frame(axis, colour: str) -> None:
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color=colour, linewidth=0.8)
 
 
 def principal_colours(tokens: Float[np.ndarray, "b t d"], side: int) -> Float[np.ndarray, "b side side 3"]:

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -105,11 +106,19 @@ def model_colour(study: Study, model: str) -> str:
     return MODEL_COLOURS[[m.name for m in study.models].index(model) % len(MODEL_COLOURS)]
 
 
-def panels(n: int, width: float = 4.2, height: float = 3.4, shared: bool = True) -> tuple[Figure, np.ndarray]:
-    """Return n panels, at most three per row, with shared axes or with their own; sizes in inches, per panel."""
-    rows, columns = -(-n // 3), min(n, 3)
+def say_start(axis: Axes, which: str) -> None:
+    """Write below the label of an axis, "x" or "y", where it starts, if that is above 0: a reader takes 0 for granted."""
+    start = getattr(axis, f"get_{which}lim")()[0]
+    if start > 0:
+        getattr(axis, f"set_{which}label")(f"{getattr(axis, f'get_{which}label')()}\n(axis from {start:.2g})")
+
+
+def panels(n: int, width: float = 4.2, height: float = 3.4) -> tuple[Figure, np.ndarray]:
+    """Return n panels that share their axes, three or four per row so that few places stay empty; inches, per panel."""
+    columns = n if n <= 3 else min((3, 4), key=lambda c: (-n % c, c))
+    rows = -(-n // columns)
     size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=shared, sharey=shared, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     for axis in axes.flat[n:]:
         axis.remove()
     for axis in axes.flat[max(0, n - columns) : n]:

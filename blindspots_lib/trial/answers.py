@@ -20,7 +20,7 @@ from blindspots_lib.analysis.names import name_concepts
 from blindspots_lib.analysis.words import caption_words
 from blindspots_lib.core.config import Analysis
 from blindspots_lib.data.scenes import OBJECTS, PLURALS
-from blindspots_lib.trial.matching import GROUP, NAMES, match_concepts
+from blindspots_lib.trial.matching import GROUP, GROUP_WORD, NAMES, match_concepts
 from blindspots_lib.trial.tables import AmountsOfAll
 from blindspots_lib.trial.truth import Known
 
@@ -83,7 +83,7 @@ def answer_rows(amounts: AmountsOfAll, known: Known, analysis: Analysis) -> Iter
 def accepted_names(truth: str) -> set[str]:
     """Return the words and phrases that name a ground-truth concept: its noun, the plural, each of their words."""
     if truth == GROUP:
-        return {"four"}
+        return {GROUP_WORD}
     if truth not in OBJECTS:
         return {truth, f"{truth} background"}
     forms = {truth, PLURALS.get(truth, truth + "s")}

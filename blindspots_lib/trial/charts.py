@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blindspots_lib.data.scenes import OBJECTS
-from blindspots_lib.figures.style import GRADIENT, INK, MODEL_COLOURS, QUIET, literal, model_colour, panels
+from blindspots_lib.figures.charts import well_apart
+from blindspots_lib.figures.style import GRADIENT, INK, MODEL_COLOURS, QUIET, literal, model_colour, panels, say_start
 from blindspots_lib.trial.methods import KMEANS, RA_SAE, TOPK_SAE
 from blindspots_lib.trial.metrics import SIDES, Measure, over_seeds
 from blindspots_lib.trial.scorecard import COPY_SCORES, HIGH_DISCREPANCY
@@ -29,6 +31,7 @@ FALSE = {
     "omission_false_share": "false omissions", "intrusion_false_share": "false intrusions",
     "composition_false_share": "false calls of pairs of words",
 }  # fmt: skip
+OUTLIER = 0.15  # distance of delta from the true change from which a concept is named
 SIDE_MARKS = {"suppressed": "o", "exaggerated": "s", "": "."}
 
 
@@ -60,10 +63,11 @@ def plot_detection(trial: Trial, detection: pd.DataFrame) -> Figure:
                 measures = [precision_of(rows.loc[rows["kind"] == kind, column]) for kind in kinds]
                 style = dict(fmt=SIDE_MARKS[side], color=SIDE_COLOURS[side], fillstyle=fill)
                 draw_dots(axis, kinds, measures, place + shift, label=f"planted as {side}, {over}", **style)
-            axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1)
+            axis.axvline(chance(trial, model.name, side), color=SIDE_COLOURS[side], linestyle=":", linewidth=1,
+                         label=f"a random order, {side}")  # fmt: skip
         axis.axhspan(-0.5, 0.5, color="#f3f0f5", zorder=0)
         axis.set(xlim=(0, 1.02), title=literal(model.label), xlabel="average precision")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 
@@ -93,6 +97,7 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, 
             axis.plot(
                 change[of_side], deltas[of_side], SIDE_MARKS[side], color=colour, markersize=5, linestyle="none", label=label
             )
+        name_outliers(axis, change.to_numpy(), deltas)
         rho = over_seeds(rows.loc[rows["model"] == model.name, "oracle_rho"], -1.0, 1.0)
         numbers[model.name] = {"rho": rho._asdict(), "delta": deltas.to_dict(), "true change": change.to_dict()}
         axis.text(
@@ -106,6 +111,14 @@ def plot_against_oracle(trial: Trial, detection: pd.DataFrame) -> tuple[Figure, 
     return figure, numbers
 
 
+def name_outliers(axis: Axes, change: Float[np.ndarray, "c"], deltas: pd.Series) -> None:
+    """Write the names of the concepts whose delta is far from their true change, the farthest first where they are crowded."""
+    places, apart = np.stack([change, deltas.to_numpy()], axis=1), np.abs(change - deltas.to_numpy())
+    far = [at for at in np.argsort(-apart, kind="stable") if apart[at] > OUTLIER]
+    for at in well_apart(far, np.concatenate([places, [[0, 0], [1, 1]]]), tall=2):
+        axis.annotate(deltas.index[at], places[at], (4, 2), textcoords="offset points", fontsize=6.5)
+
+
 def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figure, dict[str, dict]]:
     """Draw how well scores separate copies from other public pairs: AUC and precision at 1 % false positives."""
     models = [model for model in trial.study.models if trial.truth.plants[model.name].memorized]
@@ -117,8 +130,12 @@ def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figu
             measures = [card[model.name][f"{short}_{measure}"] for short in COPY_SCORES.values()]
             colour = model_colour(trial.study, model.name)
             draw_dots(axis, list(COPY_SCORES), measures, offset, fmt="o", color=colour, label=literal(model.label))
-        axis.set(xlabel=label, xlim=(None, 1.02))
+        axis.set(xlabel=label)
     axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
+    axes[0].annotate("chance", (0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
+                     fontsize=7.5, color=QUIET)  # fmt: skip
+    axes[0].set_xlim(0.48, 1.02)
+    axes[1].set_xlim(-0.02, 1.02)
     axes[1].legend(fontsize=7.5)
     shown = [f"{short}_{measure}" for short in COPY_SCORES.values() for measure in labels]
     return figure, {model.name: {name: card[model.name][name]._asdict() for name in shown} for model in models}
@@ -132,7 +149,8 @@ def plot_noise(trial: Trial) -> Figure:
         for noisy, colour, label in ((False, "#cfc9d4", "own caption"), (True, INK, "another's caption, planted")):
             rows = table[table["noisy"] == noisy]
             axis.plot(rows["energy_distance"], rows["agreement"], ".", color=colour, markersize=4, label=label)
-        axis.axvline(table["energy_distance"].quantile(HIGH_DISCREPANCY), color=QUIET, linestyle=":", linewidth=1)
+        axis.axvline(table["energy_distance"].quantile(HIGH_DISCREPANCY), color=QUIET, linestyle=":", linewidth=1,
+                     label=f"right of it: the {1 - HIGH_DISCREPANCY:.0%} most distant")  # fmt: skip
         axis.set(title=literal(model.label), xlabel="energy distance ‖ξ(x′) − ξ(x)‖₂")
     axes[0].set_ylabel("caption–image agreement (CLIP cosine)")
     axes[0].legend(fontsize=7.5, loc="lower left")
@@ -150,10 +168,11 @@ def plot_ablations(trial: Trial, table: pd.DataFrame) -> Figure:
             axis.plot(values, [place] * len(values), SIDE_MARKS[side], color=SIDE_COLOURS[side], alpha=0.3, markersize=4)
             axis.plot(values.mean(), place, SIDE_MARKS[side], color=SIDE_COLOURS[side], markersize=7)
         own = rows.loc[rows["varied"] == names[0][0], "ap_of_objects"].mean()
-        axis.axvline(own, color=QUIET, linestyle=":", linewidth=1)
+        axis.axvline(own, color=QUIET, linestyle=":", linewidth=1, label="the study's own settings")
         axis.set(xlim=(0, 1.02), xlabel="average precision over objects", title=side)
     axes[0].set_yticks(range(len(names)), [kind if varied == "as it is" else f"{varied}: {kind}" for varied, kind in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0].legend(fontsize=7.5, loc="lower left")
     return figure
 
 
@@ -189,16 +208,23 @@ def plot_power(table: pd.DataFrame) -> Figure:
 
 
 def plot_token_map(places: Float[np.ndarray, "n 2"], owners: list[str], accuracy: float) -> Figure:
-    """Draw the UMAP of single patch tokens, coloured by the object that covers the patch."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    """Draw the UMAP of single patch tokens, coloured by the object that covers the patch, with its name on the largest island."""
+    figure, axis = plt.subplots(figsize=(6.4, 5), layout="constrained")
     names = sorted(set(owners))
-    for name, colour, marker in zip(names, sns.color_palette("husl", len(names)), itertools.cycle("os^DvP"), strict=False):
-        chosen = np.array(owners) == name
-        axis.scatter(*places[chosen].T, s=9, color=colour, marker=marker, linewidths=0, label=name)
+    for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
+        own = places[np.array(owners) == name]
+        axis.scatter(*own.T, s=9, color=colour, linewidths=0)
+        axis.annotate(name, middle_of_largest(own), ha="center", va="center", fontsize=8.5, weight="bold",
+                      path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
     axis.set(xlabel="UMAP 1 of patch tokens (cosine)", ylabel="UMAP 2", xticks=[], yticks=[],
              title=f"Nearest-neighbour accuracy on these tokens: {accuracy:.0%}")  # fmt: skip
-    axis.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
     return figure
+
+
+def middle_of_largest(places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2"]:
+    """Return the point in the middle of the largest cluster: its mean distance to the nearest third of the others is least."""
+    distances = np.sort(np.linalg.norm(places[:, None] - places[None], axis=2), axis=1)
+    return places[distances[:, : max(2, len(places) // 3)].mean(axis=1).argmin()]
 
 
 def plot_answers(answers: pd.DataFrame) -> Figure:
@@ -217,6 +243,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
         axis.set(xlabel="fraction (mean over the models)")
     axes[0].axvline(0.95, color=QUIET, linestyle=":", linewidth=1)
     axes[0].set(xlim=(None, 1.02), title="should be found")
+    say_start(axes[0], "x")
     axes[1].axvline(0.05, color=QUIET, linestyle=":", linewidth=1)
     axes[1].set(xlim=(-0.004, max(0.1, axes[1].get_xlim()[1])), title="should not be called")
     axes[0].legend(fontsize=8, loc="lower left")
@@ -241,5 +268,6 @@ def plot_calibration(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("images that the concept fires on, both sides together")
     axes[0].set(ylabel="fraction called falsely", ylim=(-0.002, 0.06))
     axes[1].set(ylabel="fraction of intervals that hold the true δ", ylim=(None, 1.005))
+    say_start(axes[1], "y")
     axes[1].legend(fontsize=8, loc="lower left")
     return figure

@@ -15,7 +15,7 @@ from blindspots_lib.core.config import ScenePairs
 from blindspots_lib.data.scene_pairs import shown_concepts
 from blindspots_lib.data.scenes import BACKGROUNDS, OBJECTS
 
-GROUP = "four objects"
+GROUP, GROUP_WORD = "four objects", "four"  # and how captions say it
 NAMES = [*OBJECTS, *BACKGROUNDS, GROUP]  # of all ground-truth concepts
 PURE = 0.5  # least purity of a concept that is matched
 SEEN = 0.01  # least fraction of the real images on which a matched concept fires

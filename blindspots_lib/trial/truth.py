@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from blindspots_lib.analysis.results import Results, Sources
 from blindspots_lib.core.config import PerfectGenerator
 from blindspots_lib.data.scene_pairs import are_public, caption_owners
-from blindspots_lib.trial.matching import NAMES, true_presence
+from blindspots_lib.trial.matching import GROUP, GROUP_WORD, NAMES, match_concepts, true_presence
 from blindspots_lib.trial.metrics import concept_change
 from blindspots_lib.trial.oracle import open_verdicts
 from blindspots_lib.trial.plants import Plants
@@ -63,6 +63,20 @@ class Truth:
     def sides(self) -> dict[str, pd.Series]:
         """For each model the side on which each ground-truth concept was planted, "" for none."""
         return {model: pd.Series({name: plants.side(name) for name in NAMES}) for model, plants in self.plants.items()}
+
+    @cached_property
+    def planted_words(self) -> dict[str, dict[str, str]]:
+        """For each model the words of what was planted, with its side."""
+        return {
+            model: {GROUP_WORD if name == GROUP else name: side for name, side in sides[sides != ""].items()}
+            for model, sides in self.sides.items()
+        }
+
+    @cached_property
+    def planted_concepts(self) -> dict[str, list[str]]:
+        """For each model and concept of the SAE, the side on which what it is matched to was planted, "" for none."""
+        truth = match_concepts(self.results.matrices["real"], self.present).truth
+        return {model: [sides.iloc[at] if at >= 0 else "" for at in truth] for model, sides in self.sides.items()}
 
     @cached_property
     def verdicts(self) -> dict[str, Float[np.ndarray, "pairs names"]]:
