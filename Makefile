@@ -21,7 +21,7 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures report explorer plan check fetch test golden lint lab bench miniatures clean clean-superseded
+.PHONY: help figures report explorer plan check fetch test golden lint lab bench tour miniatures clean clean-superseded
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,11 +55,15 @@ lint: $(READY) ## ruff and import-linter: format, faults, and that the rooms imp
 	@$(BIN)ruff format --check --quiet . && $(BIN)ruff check --quiet . && $(BIN)lint-imports > .lint.log || { cat .lint.log; exit 1; }
 	@rm -f .lint.log
 
-lab: $(READY) ## open the notebooks in JupyterLab
+lab: $(READY) ## open the notebooks in JupyterLab; those of runs/ were executed here and are trusted
+	@for ran in runs/*/notebooks/[0-9]*.ipynb; do [ ! -e "$$ran" ] || $(BIN)jupyter trust "$$ran" > /dev/null; done
 	@$(BIN)jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk)
 	@$(BIN)python -m benchmarks
+
+tour: $(READY) ## film the explorer and a notebook of `mini` in use: figures/tour.webp (Chromium)
+	@$(BIN)python -m benchmarks.tour
 
 miniatures: $(READY) ## train the miniature models again (a day on a CPU, resumes)
 	@for step in train_autoencoder train_oracle train_backbone "train_pipelines sd15" \

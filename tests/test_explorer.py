@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from axe_playwright_python.sync_playwright import Axe
 from browser import Screen
 from fake_answers import FakeResults, asked_rows, fake_results, fake_table
 
@@ -175,6 +176,12 @@ def test_the_folder_holds_what_was_found(make_study, tmp_path, places):
     np.testing.assert_allclose(
         unpacked(content(folder, "models/0")["shrunken_high"]), results.concepts[f"shrunken_high_{model}"].clip(0, 1), atol=1e-5
     )
+    by_presence = content(folder, "definitions")[model]["presence"]
+    images = {source: (energies.matrix > 0).sum(axis=0) for source, energies in results.energies.items()}
+    with np.errstate(invalid="ignore"):
+        expected = np.asarray(images[model] / (images[model] + images["real"])).ravel()  # by hand: images that have it
+    np.testing.assert_allclose(unpacked(by_presence), expected, atol=1e-5)
+    assert "planted" not in found["models"][model]
     assert content(folder, "captions")["caption"] == [*HOSTILE, "a guitar"]
     assert unpacked(content(folder, "captions")["models"][model]["copy"]).tolist() == [0, 1, 0, 0, 0, 0, 0]
     assert content(folder, "families")["concepts"] == [[k] for k in range(9)]
@@ -220,7 +227,7 @@ def test_thumbnails_become_smaller_where_there_are_many():
 
 def test_the_front_end_writes_no_markup_and_loads_nothing_from_elsewhere():
     names = {path.name for path in explorer.FRONTEND.iterdir()}
-    assert names == {*explorer.SCRIPTS, "folder.js", "notebook.js", "explorer.css"}
+    assert names == {*explorer.SCRIPTS, "folder.js", "kernel.js", "notebook.js", "patches.js", "explorer.css"}
     for path in explorer.FRONTEND.iterdir():
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(
@@ -238,7 +245,8 @@ def made(make_study, tmp_path, places):
     names = [*HOSTILE, *(f"{word} {i}" if word else "" for i in range(16) for word in ("guitar", "cat", "palm tree", ""))]
     captions = [*HOSTILE, *(f"a {word} on wood" for _ in range(20) for word in ("guitar", "cat", "zebra"))]
     results = made_results(make_study({"title": HOSTILE[0]}), names, captions)
-    return explorer.write_explorer(results, tmp_path / "explorer").as_uri()
+    planted = {"sd15": ["suppressed"] * 4 + ["exaggerated"] + [""] * 65}
+    return explorer.write_explorer(results, tmp_path / "explorer", planted).as_uri()
 
 
 def open_page(page, address):
@@ -352,6 +360,22 @@ def test_filters_and_sliders_are_those_of_brute_force(browser_page, made):
     until(page, "document.querySelector('.counts').textContent.startsWith('0 of')")
     page.get_by_role("button", name="Reset all").click()
     until(page, "document.querySelector('.counts').textContent.startsWith('70 of 70')")
+    for wanted, n in (("any", 5), ("suppressed", 4), ("exaggerated", 1), ("none", 65)):
+        page.get_by_label("Planted").select_option(wanted)
+        until(page, f"document.querySelector('.counts').textContent.startsWith('{n} of')")
+    page.get_by_label("Planted").select_option("exaggerated")
+    page.locator(".list button.concept").first.click()
+    until(page, "document.querySelector('.card .facts')?.textContent.endsWith('Planted in Mini SD 1.5 as exaggerated.')")
+    page.get_by_role("button", name="Reset all").click()
+
+
+def test_delta_by_another_definition_of_energy(browser_page, made):
+    page = browser_page
+    open_page(page, made)
+    page.get_by_label("δ shown").select_option("presence")
+    until(page, "/^69 of 69 concepts/.test(document.querySelector('.counts').textContent)")  # one never fires
+    value = page.inner_text(".list ol li:first-child .value")
+    assert re.fullmatch(r"0\.\d\d", value), value  # without an interval
 
 
 @pytest.mark.parametrize("browser_page", [Screen(390, 844, "dark"), Screen(1440, 900, "light")], indirect=True)
@@ -366,13 +390,22 @@ def test_every_view_fits_the_screen_and_is_labelled(browser_page, made):
         unlabelled = """[...document.querySelectorAll('button, input, select')].filter((node) => !(node.labels?.length
             || node.getAttribute('aria-label') || node.textContent.trim() || node.querySelector('[aria-label]'))).length"""
         assert page.evaluate(unlabelled) == 0, view
+        assert violations(page) == [], view
     page.locator(".list button.concept").first.click()
     page.wait_for_selector(".pictures[data-ready]")
+    assert violations(page) == []
     assert page.evaluate("document.querySelector('.card').getBoundingClientRect().right <= innerWidth + 1")
     ink, paper = page.evaluate(
         "['color', 'background-color'].map((key) => getComputedStyle(document.querySelector('.blindspots'))[key])"
     )
     assert contrast(ink, paper) > 7
+
+
+def violations(page):
+    """What axe finds against the rules of accessibility."""
+    options = {"resultTypes": ["violations"], "preload": False}  # the page may not fetch its own style sheet
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
 
 
 def contrast(first, second):

@@ -18,10 +18,13 @@ from PIL import Image
 
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.study import load_study
+from blindspots_lib.figures.again import GenerateAgain
 from blindspots_lib.figures.explorer import FRONTEND
 from blindspots_lib.figures.live import STATE, ConceptExplorer
+from blindspots_lib.figures.patches import PatchConcepts
 from blindspots_lib.run import notebooks
 from blindspots_lib.run.stages import open_results
+from blindspots_lib.sae.model import load_sae
 
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 LAB = {"config": "JUPYTER_CONFIG_DIR", "data": "JUPYTER_DATA_DIR", "runtime": "JUPYTER_RUNTIME_DIR", "ipython": "IPYTHONDIR",
@@ -246,3 +249,96 @@ DRAWN = """() => [...document.querySelectorAll(".blindspots.cell main canvas")].
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     return new Set(new Uint32Array(data.buffer)).size > 3;
 })"""
+
+
+# -- patches -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patches(results):
+    return PatchConcepts(results, load_sae(results.sae.folder))
+
+
+def test_patches_have_their_concepts_and_say_how_far_each_moves_the_reconstruction(patches, results):
+    (found,) = ask(patches, {"ask": "patches", "source": "sd15", "pair": 5})
+    codes = results.codes["sd15"].patch_codes(results.rows["sd15"][[5]]).toarray()
+    atoms = load_sae(results.sae.folder).dictionary.atoms().detach().numpy()
+    patch, at = int((codes > 0).sum(axis=1).argmax()), 0
+    for number, count in enumerate(found["counts"]):
+        own = slice(at, at + count)
+        order = np.lexsort((np.arange(48), -codes[number]))[:count]
+        np.testing.assert_array_equal(found["concepts"][own], order)
+        np.testing.assert_allclose(found["codes"][own], codes[number, order], rtol=1e-6)
+        if number == patch:  # by hand: double the strongest concept, and see how far the reconstruction goes
+            more = codes[number] * (1 + (np.arange(48) == order[0]))
+            whole = codes[number] @ atoms
+            assert found["moves"][own][0] == pytest.approx(np.linalg.norm(more @ atoms - whole) / np.linalg.norm(whole), rel=1e-4)
+        at += count
+    assert found["caption"] == results.captions[5]
+    assert {int(k) for k in found["names"]} == set(np.flatnonzero(codes.any(axis=0)).tolist())
+    bad = ask(patches, {"ask": "patches", "source": "sd15", "pair": 36})
+    assert bad == [{"id": 0, "error": "ConceptExplorer: no pair 36; they are numbered from 0 to 35"}]
+
+
+def test_patches_leave_a_picture_in_a_saved_notebook(patches):
+    data, _ = patches._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert (data["text/plain"], len(json.dumps(data)) < 100_000) == ("PatchConcepts(smoke)", True)
+
+
+@pytest.mark.timeout(180)
+def test_in_jupyterlab_a_patch_shows_its_concepts_and_scaling_one_moves_patches(smoke, lab, browser_page):
+    root, address = lab
+    explorer_notebook(
+        root / "patches.ipynb", smoke, "from blindspots_lib import load_sae",
+        "from blindspots_lib.figures.patches import PatchConcepts\nPatchConcepts(results, load_sae(results.sae.folder))",
+    )  # fmt: skip
+    page, shown = browser_page, browser_page.locator(".blindspots.patches")
+    page.set_default_timeout(60_000)
+    page.goto(address.format("patches.ipynb"))
+    page.get_by_text("| Idle").wait_for()
+    page.get_by_text("Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    shown.locator("li button").first.wait_for()
+    shown.locator("canvas").hover(position={"x": 180, "y": 180})
+    page.wait_for_function("document.querySelector('.patches canvas').ariaLabel.includes('row 5, column 5')")
+    shown.locator("canvas").press("ArrowRight")
+    page.wait_for_function("document.querySelector('.patches canvas').ariaLabel.includes('row 5, column 6')")
+    shown.locator("li button").first.click()
+    assert re.search(r" times 0\.00: [1-9]\d* of 64 patches move, at most by \d+ % of their length\.", shown.inner_text())
+    shown.locator("input[type=range]").nth(1).press("Home")
+    for _ in range(20):
+        shown.locator("input[type=range]").nth(1).press("ArrowRight")
+    assert "times 1.00: 0 of 64 patches move." in shown.inner_text()
+
+
+# -- generate again ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_stored_settings_generate_the_stored_image_again(results):
+    again = GenerateAgain(results)
+    again.pair.value = 3
+    again.button.click()
+    assert again.said.value.startswith("seed ")
+    table = again.energies
+    assert list(table.columns) == ["real x", "x′ stored", "x′ new"]
+    np.testing.assert_allclose(table["x′ stored"], table["x′ new"])  # pixel for pixel the same image
+    energies = results.matrices["real"][[3]].toarray().ravel()
+    concepts = [int(re.search(r"\d+", name.split("(")[-1])[0]) for name in table.index]
+    np.testing.assert_allclose(table["real x"], energies[concepts], atol=0.02)
+    assert bytes(again.picture.value).startswith(b"\x89PNG")
+    again.seed.value = "1"
+    again.button.click()
+    other = again.energies
+    assert not np.allclose(other["x′ stored"], other["x′ new"])
+    again.seed.value = "one"
+    again.button.click()
+    assert again.said.value == "seed 'one': give a whole number from 0 to 2^63 - 1"
+    assert not again.button.disabled
+
+
+def test_a_study_of_external_images_says_that_none_of_its_models_draws_here(results, monkeypatch):
+    monkeypatch.setattr(type(results.study), "pipelines", property(lambda study: []))
+    again = GenerateAgain(results)
+    assert again.button.disabled
+    assert again.said.value == "no model of this study draws here: its images were made elsewhere"

@@ -133,7 +133,7 @@ def test_the_forecast_counts_what_is_not_finished_and_says_what_is_left(make_stu
     with monkeypatch.context() as patch:
         patch.setattr(forecast, "measured", lambda study_file: {"01_generation": 100.0, "03_rasae_training": 30.0})
         said = forecast.Forecast(study, tmp_path, files)
-    assert said.before("01_generation").startswith("time in all: about 3 min for images, tokens and SAEs that are not finished")
+    assert said.before("01_generation").startswith("time in all: about 3 min for what is not finished")
     assert said.before("02_dinov2_features").startswith("time in all: about 80 s for")  # what is current counts nothing
     assert [said.after(name) for name in NAMES[:4]] == [f", about {left} s left" for left in (80, 80, 50, 0)]
     assert said.after(NAMES[-1]) == ""
@@ -291,13 +291,20 @@ def test_moving_the_slider_draws_other_pairs_and_an_error_is_shown(smoke, monkey
     assert bytes(picture.value) == after
 
 
-def test_an_executed_notebook_keeps_the_picture_of_a_widget_and_not_the_widget(tmp_path):
+STREAMS = [("stderr", "\rpairs:  18%|█▊  | 175/1000 [00:10<00:47]"), ("stderr", "\n"), ("stderr", "\x1b[A"),
+           ("stderr", "generations/sd15: made again, steps 6 -> 8\n"), ("stdout", "pairs: 3\n")]  # fmt: skip
+
+
+def test_an_executed_notebook_keeps_the_picture_of_a_widget_and_not_the_widget_and_no_progress(tmp_path):
     view, state = notebooks.WIDGET_VIEW, notebooks.WIDGET_STATE
     data = [{view: {"model_id": "a"}, "image/png": "AAAA"}, {view: {"model_id": "b"}, "text/plain": "IntSlider()"}]
-    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", entry) for entry in data])
+    streams = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in STREAMS]
+    cell = nbformat.v4.new_code_cell("", outputs=streams + [nbformat.v4.new_output("display_data", entry) for entry in data])
     saved = {state: {"version_major": 2, "version_minor": 0, "state": {"a": {"state": {}}, "b": {"state": {}}}}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": saved}), tmp_path / "ran.ipynb")
-    notebooks.leave_pictures(tmp_path / "ran.ipynb")
+    notebooks.tidy(tmp_path / "ran.ipynb")
     kept = nbformat.read(tmp_path / "ran.ipynb", 4)
-    assert [set(output["data"]) for output in kept.cells[0].outputs] == [{"image/png"}, {view, "text/plain"}]
+    told = [output for output in kept.cells[0].outputs if output.output_type == "stream"]
+    assert [(output.name, output.text) for output in told] == STREAMS[3:]
+    assert [set(output["data"]) for output in kept.cells[0].outputs[len(told) :]] == [{"image/png"}, {view, "text/plain"}]
     assert set(kept.metadata.widgets[state]["state"]) == {"b"}

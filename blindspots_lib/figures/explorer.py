@@ -66,10 +66,11 @@ def explorer_folder(study: Study) -> Path:
     return study.folder / "explorer"
 
 
-def write_explorer(results: Results, folder: Path) -> Path:
+def write_explorer(results: Results, folder: Path, planted: data.Planted | None = None) -> Path:
     """Write the explorer of a study into a folder of its own and return the page to open, `index.html`.
 
-    An explorer that stands there is replaced when the new one is whole. Raises StudyError if the folder holds anything else.
+    `planted` says where faults were put on purpose, which is known of the embedded study. An explorer that stands there is
+    replaced when the new one is whole. Raises StudyError if the folder holds anything else.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
@@ -78,7 +79,7 @@ def write_explorer(results: Results, folder: Path) -> Path:
     try:
         make_folder(partial_folder)
         with naming_full_disk(partial_folder):
-            write_parts(results, partial_folder)
+            write_parts(results, partial_folder, planted)
             if folder.exists():
                 folder.rename(old)
             partial_folder.rename(folder)
@@ -88,11 +89,11 @@ def write_explorer(results: Results, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def write_parts(results: Results, folder: Path) -> None:
+def write_parts(results: Results, folder: Path, planted: data.Planted | None) -> None:
     """Write all files of an explorer."""
     side = thumb_side(results)
     write_page(folder)
-    write_data(results, folder, side)
+    write_data(results, folder, side, planted)
     for part in (write_models, write_words):
         part(results, folder)
     write_concepts(results, folder)
@@ -108,12 +109,13 @@ def write_page(folder: Path) -> None:
         shutil.copyfile(FRONTEND / name, folder / name)
 
 
-def write_data(results: Results, folder: Path, side: int) -> None:
+def write_data(results: Results, folder: Path, side: int, planted: data.Planted | None) -> None:
     """Write `data.js`: what the overview of every model draws."""
-    columns = data.concept_columns(results, results.places)
+    columns = data.concept_columns(results, results.places, planted)
     models = {
         name: {key: fractions(arrays[key]) for key in ("delta", "shrunken", "q")}
         | {"energy": logarithms(arrays["energy"]), "verdict": integers(arrays["call"] + len(data.CALLS) * arrays["tested"])}
+        | {key: integers(arrays[key]) for key in arrays.keys() & {"planted"}}
         for name, arrays in columns["models"].items()
     }
     names, index = np.unique(np.array(columns["name"], dtype=object), return_inverse=True)
@@ -129,8 +131,11 @@ def write_data(results: Results, folder: Path, side: int) -> None:
 
 
 def write_models(results: Results, folder: Path) -> None:
-    """Write the firings, and one script per model with its intervals, `models/0.js` and so on."""
+    """Write the firings, delta by other definitions, and one script per model with its intervals, `models/0.js` and so on."""
     write_script(folder, "firings", integers(results.concepts["firings"].to_numpy()))
+    definitions = data.definition_deltas(results)
+    write_script(folder, "definitions", {model: {name: fractions(values) for name, values in deltas.items()}
+                                         for model, deltas in definitions.items()})  # fmt: skip
     for number, model in enumerate(results.study.models):
         arrays = data.model_arrays(results.concepts, model.name)
         write_script(folder, f"models/{number}", {key: fractions(arrays[key]) for key in data.INTERVALS})

@@ -4,7 +4,7 @@ The static explorer (`explorer`) and the widget in the notebook send these to on
 Shape letters: k concepts, m top images per source, n images, e entries of heatmaps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +13,13 @@ import scipy.sparse as sp
 from jaxtyping import Float, Float32, Int, Int32, Shaped, UInt8, UInt16
 
 from blindspots_lib.analysis.energies import BLOCK, TokenCodes
+from blindspots_lib.analysis.energy_definitions import deltas_by_definition
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.analysis.statistics import ConceptStats, blocks_of
-from blindspots_lib.core.artifacts import Stage
 from blindspots_lib.core.config import PerfectGenerator
 from blindspots_lib.figures.style import model_colour
 
-PLACES = Stage("concept map", 1)
+Planted = Mapping[str, Sequence[str]]  # per model and concept "suppressed", "exaggerated" or "": what was planted on purpose
 N_TOP, N_TOGETHER = 8, 8  # top images per source, and concepts that fire on the same tokens, of every concept
 CALLS = ("unclear", "aligned", "suppressed", "exaggerated")  # numbers of the calls
 AT_FIRST = ("energy", "delta", "shrunken", "q")  # what the overview of a model draws
@@ -43,20 +43,32 @@ def explorer_meta(results: Results) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def concept_columns(results: Results, places: Float[np.ndarray, "k 2"]) -> dict[str, Any]:
+def concept_columns(results: Results, places: Float[np.ndarray, "k 2"], planted: Planted | None = None) -> dict[str, Any]:
     """Return the columns of the concept table as arrays, with their places on the map.
 
     name: list of k texts; family, firings, n_images_real: Int32; energy_real, x, y: Float32; models: for each name the
-    `model_arrays`.
+    `model_arrays`, and where it is known what was planted, `planted` (numbers in `CALLS`).
     """
     table = results.concepts
+    models = {model.name: model_arrays(table, model.name) for model in results.study.models}
+    for name, sides in (planted or {}).items():
+        models[name]["planted"] = call_numbers(pd.Series(sides).replace("", CALLS[0]))
     return {
         "name": table["name"].tolist(), "family": table["family"].to_numpy(np.int32),
         "firings": table["firings"].to_numpy(np.int32), "n_images_real": table["n_images_real"].to_numpy(np.int32),
         "energy_real": table["energy_real"].to_numpy(np.float32),
         "x": places[:, 0].astype(np.float32), "y": places[:, 1].astype(np.float32),
-        "models": {model.name: model_arrays(table, model.name) for model in results.study.models},
+        "models": models,
     }  # fmt: skip
+
+
+def definition_deltas(results: Results) -> dict[str, dict[str, Float32[np.ndarray, "k"]]]:
+    """Return for every model raw delta by the other definitions of energy: "mean" (of the firing tokens), "max", "presence"."""
+    chosen = results.codes["real"].layout.selection(results.study.analysis.tokens)
+    return {
+        model: {name: values.astype(np.float32) for name, values in deltas.items() if name != "sum"}
+        for model, deltas in deltas_by_definition(results.codes, results.rows, chosen).items()
+    }
 
 
 def model_arrays(table: pd.DataFrame, model: str) -> dict[str, Shaped[np.ndarray, "k"]]:

@@ -71,10 +71,11 @@ def run_explorer(study_name: str) -> int:
     """Write the explorer of a study that was run: a folder that any browser opens from disk."""
     from blindspots_lib.figures.explorer import explorer_folder, write_explorer
     from blindspots_lib.run.costs import in_units
-    from blindspots_lib.run.stages import open_results
+    from blindspots_lib.run.stages import open_results, open_truth
 
     study = load_study(study_name)
-    page = write_explorer(open_results(study), explorer_folder(study))
+    planted = open_truth(study).planted_concepts if study.validation else None
+    page = write_explorer(open_results(study), explorer_folder(study), planted)
     size = sum(file.stat().st_size for file in page.parent.rglob("*") if file.is_file())
     print(f"{page}\nnext: open it in a browser, or copy the folder ({in_units(size)}) to any static host")
     return 0

@@ -98,7 +98,7 @@ def run_notebook(study: Study, study_file: Path, notebook: Path, folder: Path) -
         ) from None
     if errors := widget_errors(failed):
         raise StudyError(f"{notebook.name}: a widget failed: {errors[0]}; traceback in {failed}")
-    leave_pictures(failed)
+    tidy(failed)
     os.replace(failed, folder / notebook.name)
 
 
@@ -131,13 +131,24 @@ def widget_states(notebook: Mapping[str, Any]) -> dict[str, Any]:
     return notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
 
 
-def leave_pictures(executed: Path) -> None:
-    """Keep only the picture of widgets that have one: without a kernel they show nothing, and nbconvert would prefer them."""
+def tidy(executed: Path) -> None:
+    """Leave what a reader of an executed notebook wants: no progress bars, and of widgets with a picture only the picture.
+
+    Without a kernel a widget shows nothing, and nbconvert would prefer it to its picture.
+    """
     notebook = read_notebook(executed)
-    for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}) and (view := output["data"].pop(WIDGET_VIEW, None)):
-            widget_states(notebook).pop(view["model_id"], None)
+    for cell in notebook["cells"]:
+        cell.get("outputs", [])[:] = [output for output in cell.get("outputs", []) if not is_progress(output)]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}) and (view := output["data"].pop(WIDGET_VIEW, None)):
+                widget_states(notebook).pop(view["model_id"], None)
     write_json(executed, notebook)
+
+
+def is_progress(output: Mapping[str, Any]) -> bool:
+    """Return whether an output is a progress bar: lines that tqdm wrote over each other."""
+    text = "".join(output.get("text", ""))
+    return output.get("name") == "stderr" and (not text.strip("\n\x1b[A") or ("\r" in text and "%|" in text))
 
 
 def run_study(study_name: str) -> list[str]:

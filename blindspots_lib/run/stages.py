@@ -242,13 +242,18 @@ def open_stability(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     return open_table(artifacts["stability"]), open_table(artifacts["dictionaries"])
 
 
+def open_truth(study: Study) -> Truth:
+    """What is known of a study's faults, where they were planted."""
+    check_judged(study)
+    images, oracle = images_of(study), study.validation.oracle
+    verdicts = {source: verdicts_artifact(study.workspace, oracle, source, artifact) for source, artifact in images.items()}
+    return Truth(open_results(study), {model.name: planted_in(model) for model in study.models}, verdicts)
+
+
 def open_trial(study: Study) -> Trial:
     """The trial of a study as far as it is made; reading what is not made yet raises StudyError."""
-    check_judged(study)
-    images, oracle, clip = images_of(study), study.validation.oracle, study.validation.clip
-    verdicts = {source: verdicts_artifact(study.workspace, oracle, source, artifact) for source, artifact in images.items()}
+    truth = open_truth(study)
+    images, clip = images_of(study), study.validation.clip
     vectors = {source: clip_artifact(study.workspace, clip, f"images/{source}", artifact) for source, artifact in images.items()}
     vectors["captions"] = clip_artifact(study.workspace, clip, "captions", images["real"])
-    plants = {model.name: planted_in(model) for model in study.models}
-    truth = Truth(open_results(study), plants, verdicts)
     return Trial(truth, Methods(truth, open_all_tokens(study), open_training_tokens(study)), vectors)

@@ -57,7 +57,7 @@
     const fill = () => {
       const tokens = columns.firings ? `${count(columns.firings[k])} tokens of ` : "";
       node.querySelector(".facts").textContent =
-        `Fires on ${tokens}${count(columns.n_images_real[k])} of ${count(source.meta.n_pairs)} real images; mean energy ${small(columns.energy_real[k])}.`;
+        `Fires on ${tokens}${count(columns.n_images_real[k])} of ${count(source.meta.n_pairs)} real images; mean energy ${small(columns.energy_real[k])}.${plantedText(app, k)}`;
       fillVerdicts(app, k, verdicts);
     };
     fill();
@@ -73,6 +73,12 @@
       })
       .catch((error) => app.fail(error));
     return node;
+  }
+
+  /* What was planted in the model on purpose, where that is known. */
+  function plantedText(app, k) {
+    const side = app.source.columns.models[app.state.model].planted?.[k];
+    return side ? ` Planted in ${B.short(app.label(app.state.model), 28)} as ${B.CALLS[side]}.` : "";
   }
 
   /* One row per model: a strip with δ and its interval, the numbers, the call. */

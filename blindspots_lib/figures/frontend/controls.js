@@ -6,6 +6,9 @@
     ["shrunken", "shrunken: with noise taken out"],
     ["raw", "raw: δ = ξ̄′ / (ξ̄ + ξ̄′)"],
     ["published", "published: σ((ξ̄′ − ξ̄) / 0.8)"],
+    ["mean", "raw, energy: mean of the firing tokens"],
+    ["max", "raw, energy: largest token"],
+    ["presence", "raw, energy: 1 where it fires at all"],
   ];
   const CALLS = [
     ["", "any call"],
@@ -19,6 +22,13 @@
     ["", "in any models"],
     ["all", "called the same in all models"],
     ["only", "called so in this model only"],
+  ];
+  const PLANTED = [
+    ["", "any concept"],
+    ["any", "matched to what was planted"],
+    ["suppressed", "planted as suppressed"],
+    ["exaggerated", "planted as exaggerated"],
+    ["none", "nothing was planted"],
   ];
   const STEPS = 200; // of logarithmic sliders
 
@@ -51,6 +61,9 @@
       delta: menu("δ shown", DELTAS, state.delta, (value) => app.set({ delta: value })),
       call: menu("Call", CALLS, state.call, (value) => app.set({ call: value })),
       shared: menu("Shared", SHARED, state.shared, (value) => app.set({ shared: value })),
+      ...(Object.values(source.columns.models).some((own) => own.planted) && {
+        planted: menu("Planted", PLANTED, state.planted, (value) => app.set({ planted: value })),
+      }),
       low: slider("λ min (suppressed)", {
         min: 0,
         max: 0.5,

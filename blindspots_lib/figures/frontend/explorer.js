@@ -3,9 +3,9 @@
    BlindspotsExplorer.mount(root, source, options) -> {state(), setState(partial), destroy()}
 
    source: meta, columns, concept(k), thumb(source, pair), as figures/explorer_data.py writes them. pair(i), the strongest
-   concept of every patch of a pair's images, may be missing. Families, asked, pairs and tops
-   (the top real images of all concepts, for the search in captions) may be there at once or come later: source.load(part), if it is
-   there, returns a promise that ends when source has the part; "intervals" are those of columns.models.
+   concept of every patch of a pair's images, may be missing. Families, asked, pairs, tops (the top real images of all concepts, for
+   the search in captions) and definitions (of energy) may be there at once or come later: source.load(part), if it is there,
+   returns a promise that ends when source has the part; "intervals" are those of columns.models.
    options: theme ("light" or "dark"; default: the reader's), keys (what listens to keys; default: root), onstate(state, hash). */
 (function (B) {
   "use strict";
@@ -127,6 +127,7 @@
       Object.assign(this.state, partial);
       if (changed.some((key) => !CHOOSES_NOTHING.has(key))) this.fresh = null;
       if (changed.includes("view")) this.say("");
+      if (B.DEFINITIONS[this.state.delta]) this.load("definitions");
       this.changed = new Set([...(this.changed || []), ...changed]);
       if (this.state.find) this.find(this.state.find, true);
       this.paint();
@@ -148,7 +149,7 @@
       this.loads[part] ||= Promise.resolve(this.source.load?.(part))
         .then(() => {
           this.loads[part].done = true;
-          if (part === "tops" || part === "pairs") this.fresh = null;
+          if (["tops", "pairs", "definitions"].includes(part)) this.fresh = null;
           this.paint();
         })
         .catch((error) => this.fail(error));

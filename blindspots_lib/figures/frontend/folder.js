@@ -79,6 +79,10 @@
         script("families").then((families) => {
           source.families = { ...families, models: ofModels(families.models) };
         }),
+      definitions: () =>
+        script("definitions").then((models) => {
+          source.definitions = ofModels(models);
+        }),
       asked: () =>
         script("asked").then((rows) => {
           source.asked = rows;

@@ -30,7 +30,8 @@
   const MORE = [
     "intervals and calls, and how sure they are",
     "search by name and word",
-    "filters by call, q, energy and frequency",
+    "filters by call, q, energy and frequency, and by what was planted where that is known",
+    "δ by other definitions of an image's energy",
     "words asked for and not asked for",
     "pairs with distance, copies and the concept of each patch",
     "links to a state, CSV and PNG",

@@ -3,7 +3,8 @@
   "use strict";
   const CALLS = ["unclear", "aligned", "suppressed", "exaggerated"],
     N_BINS = 50;
-  const KINDS = { shrunken: "shrunken δ", raw: "raw δ", published: "published δ" };
+  const DEFINITIONS = { mean: "δ by the mean of firing tokens", max: "δ by the largest token", presence: "δ by presence" };
+  const KINDS = { shrunken: "shrunken δ", raw: "raw δ", published: "published δ", ...DEFINITIONS };
   const TEMPERATURE = 0.8; // of the published scripts
 
   /* The settings of a reader who has changed nothing. */
@@ -21,6 +22,7 @@
       top: 12,
       call: "",
       shared: "",
+      planted: "",
       images: 0,
       find: "",
       region: null,
@@ -64,13 +66,14 @@
 
   function valuesOf(source, delta, model) {
     const columns = source.columns.models[model];
+    if (DEFINITIONS[delta]) return source.definitions?.[model][delta] ?? (source.nothing ||= columns.delta.map(() => NaN));
     return delta === "shrunken" ? columns.shrunken : delta === "raw" ? columns.delta : arraysOf(source).published[model];
   }
 
-  /* The interval of a concept's delta, [low, high]; nothing for the published one, or before intervals are loaded. */
+  /* The interval of a concept's delta, [low, high]; only for shrunken and raw, and once intervals are loaded. */
   function intervalOf(source, delta, model, k) {
     const columns = source.columns.models[model];
-    if (delta === "published" || !columns.low) return [NaN, NaN];
+    if (!["shrunken", "raw"].includes(delta) || !columns.low) return [NaN, NaN];
     return delta === "shrunken" ? [columns.shrunken_low[k], columns.shrunken_high[k]] : [columns.low[k], columns.high[k]];
   }
 
@@ -159,6 +162,7 @@
       if (state.q < 1 && !(own.q[k] <= state.q)) continue;
       if (state.call && (state.call === "called" ? call < 2 : call !== wantedCall)) continue;
       if (state.shared && !isShared(calls, own, k, state.shared)) continue;
+      if (state.planted && own.planted && !isPlanted(own.planted[k], state.planted)) continue;
       passing++;
       const bin = Math.min(N_BINS - 1, Math.floor(v * N_BINS));
       all[bin]++;
@@ -194,6 +198,11 @@
     const call = own.call[k];
     if (call < 2) return false;
     return calls.every((other) => other === own.call || (other[k] === call) === (kind === "all"));
+  }
+
+  /* Whether the side on which something was planted is the wanted one: "any", "none", or a call. */
+  function isPlanted(side, wanted) {
+    return wanted === "any" ? side > 0 : wanted === "none" ? side === 0 : CALLS[side] === wanted;
   }
 
   /* The `n` chosen concepts of least and of greatest value, the most extreme first; with `family` one of each family per side. */
@@ -237,7 +246,11 @@
       { names } = arraysOf(source);
     const keys = ["energy", "delta", "low", "high", "shrunken", "shrunken_low", "shrunken_high", "q", "p_max"];
     const head = ["concept", "name", "family", "firings", "n_images_real", "energy_real"];
-    for (const { name } of meta.models) head.push(...keys.map((key) => `${key}_${name}`), `tested_${name}`, `call_${name}`);
+    const hasPlants = meta.models.some(({ name }) => columns.models[name].planted);
+    for (const { name } of meta.models) {
+      head.push(...keys.map((key) => `${key}_${name}`), `tested_${name}`, `call_${name}`);
+      if (hasPlants) head.push(`planted_${name}`);
+    }
     const lines = [head.join(",")];
     for (const k of inOrder(selection)) {
       const row = [
@@ -248,6 +261,7 @@
       for (const { name } of meta.models) {
         const own = columns.models[name];
         row.push(...keys.map((key) => B.cell(own[key][k])), own.tested[k], CALLS[own.call[k]]);
+        if (hasPlants) row.push(own.planted?.[k] ? CALLS[own.planted[k]] : "");
       }
       lines.push(row.join(","));
     }
@@ -296,6 +310,7 @@
 
   Object.assign(B, {
     CALLS,
+    DEFINITIONS,
     KINDS,
     N_BINS,
     firstState,
