@@ -1,6 +1,7 @@
 """Measure ratios to the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
 
-Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs, coverage, calls; all of them if none is given.
+Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs, coverage, calls, explorer; all of them if none is
+given.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks import calls, coverage, encoding, growth, pairs, training_steps
+from benchmarks import calls, coverage, encoding, explorer, growth, pairs, training_steps
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
 from blindspots_lib.core.artifacts import code_revision
@@ -56,6 +57,7 @@ BENCHMARKS = {
     "tokens": training_steps.run_equal_tokens, "encode": encoding.run_encode,
     "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
     "growth": run_growth, "pairs": pairs.run_pairs, "coverage": run_coverage, "calls": calls.run_calls,
+    "explorer": explorer.run_explorer,
 }  # fmt: skip
 
 
