@@ -4,16 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from scipy.stats import beta, binomtest
+from scipy.stats import beta
 
 from benchmarks.coverage import ENERGIES, Cell, fieller_interval, measure_coverage
-from blindspots_lib.analysis.delta import (
-    energy_difference,
-    fraction_interval,
-    measure_difference,
-    published_interval,
-    ratio_interval,
-)
+from blindspots_lib.analysis.delta import energy_difference, measure_difference, published_interval, ratio_interval
 from blindspots_lib.analysis.distribution import frequency_values
 from blindspots_lib.core.config import Analysis
 from blindspots_lib.core.errors import StudyError
@@ -69,8 +63,8 @@ def test_difference_is_of_the_means_and_its_interval_covers_it():
     assert difference.low[1] > 0.6
 
 
-def test_interval_is_clopper_pearsons_with_effective_trials():
-    """By explicit loops over pairs, and SciPy's binomial limits where the trials are whole."""
+def test_interval_is_jeffreys_with_effective_trials():
+    """By explicit loops over pairs."""
     rng = np.random.default_rng(3)
     real, generated = (rng.exponential(1.0, (40, 5)) * (rng.random((40, 5)) < [0.9, 0.6, 0.3, 0.04, 0.0]) for _ in range(2))
     generated[:, 1] *= 3
@@ -80,20 +74,17 @@ def test_interval_is_clopper_pearsons_with_effective_trials():
         s, delta = e + r, e.sum() / (e + r).sum()
         m = min(x.sum() ** 2 / (x**2).sum() for x in (e, r))
         seen, assumed = sum((e - delta * s) ** 2), delta * (1 - delta) * sum((e - r) ** 2)
-        trials = delta * (1 - delta) * s.sum() ** 2 / (m / (m + 10) * seen + 10 / (m + 10) * assumed)
+        trials = delta * (1 - delta) * s.sum() ** 2 / (m / (m + 20) * seen + 20 / (m + 20) * assumed)
         hits, misses = delta * trials, (1 - delta) * trials
-        expected = beta.ppf(0.025, hits, misses + 1), beta.ppf(0.975, hits + 1, misses)
+        expected = beta.ppf([0.025, 0.975], hits + 0.5, misses + 0.5)
         np.testing.assert_allclose([low[k], high[k]], expected, rtol=1e-6)
     assert np.isnan([low[4], high[4]]).all()
-    limits = binomtest(3, 12).proportion_ci(0.95, "exact")
-    np.testing.assert_allclose(np.ravel(fraction_interval(np.array([0.25]), np.array([12.0]))), limits, rtol=1e-6)
 
 
 def test_few_pairs_that_are_all_alike_prove_little():
     one = np.ravel(ratio_interval(sparse([[1.0]]), sparse([[1.0]])))
     ten = np.ravel(ratio_interval(sparse([[1.0]] * 10), sparse([[1.0]] * 10)))
-    assert one[0] < 0.02
-    assert one[1] > 0.98
+    np.testing.assert_allclose(one, [0.025, 0.975])  # half a hit and half a miss: Beta(1, 1), which is uniform
     assert 0.35 < ten[0] < 0.45 < 0.55 < ten[1] < 0.65
 
 
@@ -111,7 +102,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(delta):
     steps = itertools.product((0.02, 0.2), (300, 1_000), ENERGIES, (0.0, 0.8), (False, True))
     table = measure_coverage(ratio_interval, [Cell(delta, *step) for step in steps], trials=150, seed=1)
     assert 0.94 <= table["coverage"].mean() <= 0.995  # few firings come in steps, hence more than 0.95
-    assert table["coverage"].min() >= 0.88  # 0.93 less three standard errors of 150 trials
+    assert table["coverage"].min() >= 0.85  # 0.91 less two to three standard errors of 150 trials
 
 
 def test_interval_of_a_suppressed_concept_does_not_end_too_soon():

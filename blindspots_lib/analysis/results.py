@@ -22,8 +22,8 @@ from blindspots_lib.data.pairs import ImageStore, PairTable, complete_pairs, rea
 from blindspots_lib.models.clip import clip_artifact, open_vectors, read_words, words_artifact
 from blindspots_lib.sae.model import load_sae
 
-NAMES, CONCEPTS, FAMILIES = Stage("names", 1), Stage("concept table", 2), Stage("family table", 1)
-ASKED, COMPOSITION, DATAPOINTS = Stage("asked table", 1), Stage("composition table", 1), Stage("datapoint table", 2)
+NAMES, CONCEPTS, FAMILIES = Stage("names", 1), Stage("concept table", 3), Stage("family table", 2)
+ASKED, COMPOSITION, DATAPOINTS = Stage("asked table", 2), Stage("composition table", 1), Stage("datapoint table", 2)
 SAE_ERRORS, CLAIMS, PLACES = Stage("SAE errors", 1), Stage("claims", 2), Stage("concept map", 1)
 NAMING_IMAGES = "naming/images"  # CLIP vectors of the real images, by the CLIP that names concepts
 Sources = Mapping[str, Artifact]  # "real" and the models' names, in the study's order

@@ -23,7 +23,7 @@ from blindspots_lib.trial.metrics import detection_table
 from blindspots_lib.trial.tables import AmountsOfAll, gains_table, named_table, truth_table, unit_table
 from blindspots_lib.trial.truth import Truth
 
-TRIAL = Stage("trial", 2)
+TRIAL = Stage("trial", 3)
 ANSWERING = (RA_SAE, TOPK_SAE, KMEANS)  # methods whose directions are named and called
 
 
