@@ -125,8 +125,8 @@ def test_intervals_that_are_too_narrow_cover_too_little(monkeypatch):
     assert coverage_of_shown(fresh, real, ANALYSIS) > 0.9
     honest = answers.make_calls
 
-    def narrow(*sides):
-        calls = honest(*sides)
+    def narrow(*sides, **options):
+        calls = honest(*sides, **options)
         return calls._replace(shrunken_low=calls.shrunken - 0.01, shrunken_high=calls.shrunken + 0.01)
 
     monkeypatch.setattr(answers, "make_calls", narrow)

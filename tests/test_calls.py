@@ -116,3 +116,15 @@ def test_a_budget_that_lifts_every_unit_is_corrected():
     nothing = correct_size(sp.csr_matrix((3, 2)), sp.csr_matrix((3, 2)), called(np.zeros((3, 2)), np.zeros((3, 2))), ANALYSIS)
     assert np.isnan([nothing.factor, nothing.rank_correlation]).all()
     assert nothing.n_changed == 0
+
+
+def test_calls_do_not_depend_on_the_family_wise_p_values():
+    rng = np.random.default_rng(4)
+    real, generated = (sp.csr_matrix(rng.exponential(size=(80, 30)) * (rng.random((80, 30)) < 0.5)) for _ in range(2))
+    generated = sp.csr_matrix(generated.multiply(np.linspace(0.05, 3, 30)))
+    whole, quick = make_calls(generated, real, ANALYSIS), make_calls(generated, real, ANALYSIS, family_wise=False)
+    for field, values in whole._asdict().items():
+        if field != "p_max":
+            np.testing.assert_array_equal(values, getattr(quick, field))
+    assert (quick.p_max == 1).all()
+    assert whole.p_max.min() < 0.05

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from blindspots_lib.core.errors import StudyError
+from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
 from blindspots_lib.figures.again import GenerateAgain
 from blindspots_lib.figures.explorer import FRONTEND
@@ -242,6 +243,36 @@ def test_in_jupyterlab_a_click_opens_a_concept_and_an_error_is_seen(smoke, lab, 
     shown.get_by_role("searchbox").press("Enter")
     page.get_by_text("KeyError: 1", exact=True).wait_for()
     assert page.locator(".jp-CodeCell").count() == 3
+
+
+@pytest.mark.timeout(300)
+def test_notebook_4_runs_in_jupyterlab_and_its_sliders_and_pictures_follow(smoke, lab, browser_page):
+    root, address = lab
+    notebook = nbformat.read(PROJECT_ROOT / "notebooks" / "04_energy_analysis.ipynb", 4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source = f"study_file = {str(smoke)!r}"
+    nbformat.write(notebook, root / "04.ipynb")
+    page, shown = browser_page, browser_page.locator(".blindspots.cell")
+    page.set_default_timeout(120_000)
+    page.goto(address.format("04.ipynb"))
+    page.get_by_text("| Idle").wait_for()
+    page.get_by_text("Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    shown.locator("main canvas").first.wait_for()
+    shown.scroll_into_view_if_needed()
+    before = shown.locator(".counts").inner_text()
+    slider = shown.get_by_label("λ min")
+    for _ in range(30):
+        slider.press("ArrowRight")
+    shown.get_by_text("below 0.40").wait_for()
+    assert shown.locator(".counts").inner_text() != before
+    found = []
+    for _ in range(2):  # another concept has other pictures
+        shown.locator("aside .concept, .card button[aria-label='next concept']").first.click()
+        shown.locator(".card .pictures img").first.wait_for()
+        found.append(shown.locator(".card .pictures").inner_text())
+    assert found[0] != found[1]
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=error], .jp-RenderedText[data-mime-type*=stderr]").count() == 0
 
 
 # on some canvas of the overview there are more colours than one

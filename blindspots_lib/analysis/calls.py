@@ -49,7 +49,7 @@ class SizeCorrection(NamedTuple):
     rank_correlation: float  # Spearman's, of the shrunken deltas of the units that are tested both times
 
 
-def make_calls(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis) -> Calls:
+def make_calls(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis, family_wise: bool = True) -> Calls:
     """Test, shrink and call every unit, from the energies of one model and of the real images over the same pairs.
 
     A tested unit is called, by the first rule that holds:
@@ -60,9 +60,10 @@ def make_calls(generated: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis
       is at most `SURE_SIGN` (the direction is sure); which one, by the side of 0.5 on which the shrunken delta lies;
     - "unclear" otherwise. Units that are not tested are unclear too.
 
-    A called unit is `beyond` if its whole posterior interval lies beyond the paper's threshold on that side.
+    A called unit is `beyond` if its whole posterior interval lies beyond the paper's threshold on that side. Calls do not depend
+    on `p_max`; it is 1 for all units if `family_wise` is False, which saves its random swaps.
     """
-    test = swap_test(generated, real, analysis)
+    test = swap_test(generated, real, analysis if family_wise else analysis.model_copy(update={"n_swaps": 0}))
     moments = pair_moments(generated, real)
     columns = np.full((len(Shrunken._fields), len(test.p)), np.nan)
     columns[:, test.tested] = shrink(Moments(*(x[test.tested] for x in moments)))

@@ -8,6 +8,7 @@ Source: Stephens, False discovery rates: a new deal, Biostatistics 2017, doi 10.
 not normal here, see `log_likelihood`.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ NULL_PENALTY = 10  # as many units as this, less 1, count as unchanged beforehan
 ROUNDS, PRECISION = 2000, 1e-6  # of the EM algorithm
 FIRINGS = 2  # effective firings of the rarer side at which its observed variance counts half
 SMOOTHEST = 1e6  # effective number of pairs at most
-BLOCK = 1000  # units at a time
+BLOCK, KEPT = 1000, 10_000  # units at a time; units whose likelihoods are kept between two uses (144 MB)
 
 
 class Moments(NamedTuple):
@@ -125,8 +126,13 @@ def posterior(moments: Moments) -> Shrunken:
     """Return the posterior of units that all have energy; see `shrink`."""
     components, n_units = prior_components(), len(moments.real)
     blocks = [slice(first, first + BLOCK) for first in range(0, n_units, BLOCK)]
-    prior = estimate_weights(np.concatenate([likelihood(moments, block) @ components.T for block in blocks])) @ components
-    parts = [summarize(likelihood(moments, block) * prior) for block in blocks]
+
+    def likelihoods() -> Iterator[Float[np.ndarray, "k g"]]:
+        return (likelihood(moments, block) for block in blocks)
+
+    kept = list(likelihoods()) if n_units <= KEPT else None
+    prior = estimate_weights(np.concatenate([of_block @ components.T for of_block in kept or likelihoods()])) @ components
+    parts = [summarize(of_block * prior) for of_block in kept or likelihoods()]
     mean, low, high, lfsr = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(lfsr, kind="stable")
     s_value = np.empty(n_units)

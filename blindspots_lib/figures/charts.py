@@ -105,9 +105,10 @@ def most_extreme(table: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def label_points(axis, rows: pd.DataFrame, places: Float[np.ndarray, "n 2"]) -> None:
-    """Write the names of rows beside their points."""
+    """Write the names of rows beside their points, with lines that lead to them."""
+    pointer = {"arrowstyle": "-", "color": INK, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
     for (_, row), place in zip(rows.iterrows(), places, strict=True):
-        axis.annotate(literal(shown_name(row)), place, fontsize=6.5, xytext=(3, 3), textcoords="offset points",
+        axis.annotate(literal(shown_name(row)), place, (7, 5), fontsize=6.5, textcoords="offset points", arrowprops=pointer,
                       path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])  # fmt: skip
 
 

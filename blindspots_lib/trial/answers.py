@@ -134,7 +134,7 @@ def coverage_of_shown(perfect: sp.csr_matrix, real: sp.csr_matrix, analysis: Ana
     rng, covered = np.random.default_rng(analysis.seed), []
     for _ in range(N_ALTERATIONS):
         generated, compared, truth = altered_world(perfect, real, rng)
-        calls = make_calls(generated, compared, analysis)
+        calls = make_calls(generated, compared, analysis, family_wise=False)
         shown = most_extreme(calls, SHOWN)
         covered.append((calls.shrunken_low[shown] <= truth[shown]) & (truth[shown] <= calls.shrunken_high[shown]))
     hits = np.concatenate(covered)

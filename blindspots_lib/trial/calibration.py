@@ -59,7 +59,7 @@ def judged(
 
 
 def unchanged_case(one: sp.csr_matrix, other: sp.csr_matrix, analysis: Analysis) -> pd.DataFrame:
-    calls, images = make_calls(one, other, analysis), one.getnnz(axis=0) + other.getnnz(axis=0)
+    calls, images = make_calls(one, other, analysis, family_wise=False), one.getnnz(axis=0) + other.getnnz(axis=0)
     return judged(calls, np.full(len(images), 0.5), images, np.flatnonzero(calls.tested), unchanged=True)
 
 
@@ -77,5 +77,8 @@ def split_case(perfect: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis, 
 def altered_case(perfect: sp.csr_matrix, real: sp.csr_matrix, analysis: Analysis, seed: int) -> pd.DataFrame:
     """Judge the intervals of the most extreme concepts of one altered world."""
     generated, compared, truth = altered_world(perfect, real, np.random.default_rng([analysis.seed, seed]))
-    calls, images = make_calls(generated, compared, analysis), generated.getnnz(axis=0) + compared.getnnz(axis=0)
+    calls, images = (
+        make_calls(generated, compared, analysis, family_wise=False),
+        generated.getnnz(axis=0) + compared.getnnz(axis=0),
+    )
     return judged(calls, truth, images, most_extreme(calls, SHOWN), unchanged=False)
