@@ -16,10 +16,11 @@ import nbformat
 from PIL import Image
 
 from benchmarks.explorer import browser_page
+from blindspots_lib.core.files import write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
 from blindspots_lib.figures.explorer import write_explorer
-from blindspots_lib.run.stages import open_results
+from blindspots_lib.run.stages import open_results, open_truth
 
 FILM, SIZE, QUALITY = PROJECT_ROOT / "figures" / "tour.webp", (960, 600), 60
 HOLD, FRAME = 1500, 140  # milliseconds: of a picture to read, of one in a movement
@@ -102,14 +103,21 @@ def lab(folder: Path) -> Iterator[str]:
     """Start a JupyterLab on this machine alone, with the notebook of `CELLS`, and yield its address."""
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "patches.ipynb")
+    own = {name: folder / name for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "root")}
+    overrides = own["JUPYTER_CONFIG_DIR"] / "labconfig" / "default_setting_overrides.json"
+    overrides.parent.mkdir(parents=True)
+    write_json(overrides, {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}})
+    root = own.pop("root")
+    root.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), root / "patches.ipynb")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, token = free.getsockname()[1], secrets.token_hex()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None"]  # fmt: skip
-    own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]  # fmt: skip
     with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, env=os.environ | {name: str(path) for name, path in own.items()}, stdout=log, stderr=subprocess.STDOUT
+        )
     try:
         time.sleep(6)
         yield f"http://127.0.0.1:{port}/lab/tree/patches.ipynb?token={token}"
@@ -121,7 +129,8 @@ def lab(folder: Path) -> Iterator[str]:
 def main() -> None:
     film = Film()
     with tempfile.TemporaryDirectory() as folder:
-        address = write_explorer(open_results(load_study("mini")), Path(folder) / "explorer").as_uri()
+        study = load_study("mini")
+        address = write_explorer(open_results(study), Path(folder) / "explorer", open_truth(study).planted_concepts).as_uri()
         with lab(Path(folder)) as notebook, browser_page() as page:
             film_explorer(page, film, address)
             film_notebook(page, film, notebook)

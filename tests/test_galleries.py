@@ -41,7 +41,7 @@ def make_results(make_study):
 
 
 def words_of(figure):
-    return "\n".join(text.get_text() for text in figure.texts)
+    return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_text())
 
 
 def test_the_clearest_blindspots_are_called_and_in_shrunken_order(make_results):

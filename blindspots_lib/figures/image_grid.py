@@ -96,7 +96,9 @@ def draw_sentence(text: str) -> Figure:
     """Draw words in the place of a picture that would be empty."""
     lines = [part for line in text.split("\n") for part in wrapped(line, 80)]
     figure = plt.figure(figsize=(6.5, 0.8 + 0.2 * len(lines)))
-    figure.text(0.5, 0.6, "\n".join(lines), ha="center", va="center", parse_math=False)
+    axis = figure.add_axes((0, 0, 1, 1))  # without any, notebooks show no picture
+    axis.set_axis_off()
+    axis.text(0.5, 0.6, "\n".join(lines), ha="center", va="center", parse_math=False)
     return figure
 
 
