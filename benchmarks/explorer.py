@@ -27,6 +27,7 @@ from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.run.stages import open_results
 
 N_CONCEPTS, N_PAIRS, PER_PATCH = 32_000, 10_000, 5
+PER_IMAGE = 500  # concepts drawn for an image, some of them twice
 LAYOUT = TokenLayout(n_registers=4, patches_per_side=16, width=768)
 INTERACTIVE, FIRST_LOAD, ALL = 5.0, 3.0, 200.0  # bars: seconds, and MB
 ACTIONS = (  # what is done, in words, bar in milliseconds, quantile of the times
@@ -91,11 +92,13 @@ class MadeResults(Results):
 
 
 def made_codes(n_images: int, rng: np.random.Generator) -> ShardCodes:
-    """Codes of concepts of many frequencies, several of the same ones in neighbouring patches."""
+    """Codes of concepts of many frequencies, about 450 per image."""
     tokens = n_images * LAYOUT.n_tokens
     weights = np.random.default_rng(0).lognormal(0, 2, N_CONCEPTS)
-    of_image = rng.choice(N_CONCEPTS, (n_images, 40), p=weights / weights.sum())
-    drawn = np.sort(of_image[np.repeat(np.arange(n_images), LAYOUT.n_tokens)[:, None], rng.integers(0, 40, (tokens, PER_PATCH))])
+    of_image = rng.choice(N_CONCEPTS, (n_images, PER_IMAGE), p=weights / weights.sum())
+    drawn = np.sort(
+        of_image[np.repeat(np.arange(n_images), LAYOUT.n_tokens)[:, None], rng.integers(0, PER_IMAGE, (tokens, PER_PATCH))]
+    )
     fresh = np.concatenate([np.ones((tokens, 1), bool), np.diff(drawn) > 0], axis=1)
     offsets = np.concatenate([[0], fresh.sum(axis=1).cumsum()])
     values = rng.gamma(2, 1, fresh.sum()).astype(np.float16) + np.float16(0.01)
@@ -110,7 +113,8 @@ def made_results() -> MadeResults:
     for start in range(0, N_PAIRS, 500):
         some = np.arange(start, start + 500)
         stats.add(codes.at(some, LAYOUT.patches), some)
-    picture = Image.fromarray(rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    patches = Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8))
+    picture = patches.resize((512, 512), Image.Resampling.BICUBIC)  # at 80 pixels as many bytes as a photograph
     results = object.__new__(MadeResults)
     results.__dict__.update(
         study=study, concepts=concept_table(models, stats, rng), pairs=SimpleNamespace(pair_ids=pair_ids, captions=captions(rng)),
@@ -131,7 +135,7 @@ def captions(rng: np.random.Generator) -> list[str]:
 
 def concept_table(models: list[str], stats: ConceptStats, rng: np.random.Generator) -> pd.DataFrame:
     names = np.where(rng.random(N_CONCEPTS) < 0.6, np.array(WORDS)[rng.integers(0, len(WORDS), N_CONCEPTS)], "")
-    columns = {"concept": np.arange(N_CONCEPTS), "name": names, "family": np.arange(N_CONCEPTS) // 2, "firings": stats.firings,
+    columns = {"concept": np.arange(N_CONCEPTS), "name": names, "name_lift": 2.0, "name_r": 0.5, "family": np.arange(N_CONCEPTS) // 2, "firings": stats.firings,
                "n_images_real": stats.images, "energy_real": stats.mean_energy()}  # fmt: skip
     for model in models:
         delta = rng.beta(4, 5, N_CONCEPTS)

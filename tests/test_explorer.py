@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from axe_playwright_python.sync_playwright import Axe
 from browser import Screen
 from fake_answers import FakeResults, asked_rows, fake_results, fake_table
+from PIL import Image
 
 from blindspots_lib.analysis.energies import TokenCodes
 from blindspots_lib.analysis.results import Results
@@ -64,6 +65,8 @@ def made_results(study, names, captions, seed=0, n_lost=2):
         stats.add(chosen, np.arange(n))
         energies[source] = SimpleNamespace(matrix=image_energies(chosen), stats=stats)
     results.__dict__.update(codes=codes, rows=rows, energies=energies)
+    numbers = rng.integers(0, study.training_corpus.n, len(results.datapoints)) if study.training_corpus else -1
+    results.datapoints["training_index"], results.datapoints["training_similarity"] = numbers, 0.9
     return results
 
 
@@ -190,7 +193,16 @@ def test_the_folder_holds_what_was_found(make_study, tmp_path, places):
     real = shard["sources"]["real"]
     top = results.energies["real"].stats.top_ids[:, :8]
     np.testing.assert_array_equal(unpacked(real["pair"]).reshape(9, 8), top)
-    sources = ["real", *(m.name for m in study.models)]
+    sources = ["real", "training", *(m.name for m in study.models)]
+    training = unpacked(content(folder, "captions")["training"]).astype(int)
+    assert set(training) == set(results.datapoints["training_index"])
+    side = explorer.thumb_side(results)
+    with Image.open(folder / "thumbs" / "training-0000.webp") as sheet:
+        shown = np.asarray(sheet.convert("RGB").crop((0, 0, side, side)), float)
+    drawn = explorer_data.training_image(results, int(training[0])).resize((side, side), Image.Resampling.LANCZOS)
+    assert np.abs(shown - np.asarray(drawn, float)).mean() < 12
+    facts = content(folder, "facts")
+    np.testing.assert_allclose(unpacked(facts["lift"]), results.concepts["name_lift"], atol=1e-4)
     assert sorted(path.name for path in (folder / "thumbs").iterdir()) == sorted(f"{s}-0000.webp" for s in sources)
     assert all(re.fullmatch(r"[a-z0-9._-]+", path.name) for path in folder.rglob("*"))
 
@@ -429,6 +441,7 @@ def test_pairs_show_captions_as_text(browser_page, made):
     until(page, "document.querySelectorAll('article.pair').length === 12")
     assert page.locator(".chosen .chip:text-is('copy')").count() == 1
     page.locator(".chosen .leading button.concept").first.wait_for()
+    until(page, "[...document.querySelectorAll('.chosen .nearest img')].filter((image) => image.naturalWidth > 0).length === 2")
     picture, opened = page.locator(".chosen .picture").first, page.locator(".chosen .here").first
     picture.hover(position={"x": 5, "y": 5})
     hovered = opened.inner_text()

@@ -87,6 +87,18 @@ def test_a_concept_has_the_images_with_most_of_it(explorer, results):
     assert [row["overlap"] for row in found["together"]] == pytest.approx(np.sort(overlap)[::-1][: len(found["together"])])
 
 
+def test_a_pair_has_the_strongest_concept_of_every_patch_and_its_training_image(explorer, results):
+    (found,) = ask(explorer, {"ask": "pair", "pair": 4})
+    for source, codes in results.codes.items():
+        dense = codes.patch_codes(results.rows[source][[4]]).toarray()
+        np.testing.assert_array_equal(found[source], np.where(dense.any(axis=1), dense.argmax(axis=1), -1))
+    (thumb, lost) = ask(
+        explorer, {"ask": "thumb", "source": "training", "pair": 7}, {"ask": "thumb", "source": "training", "pair": 100}
+    )
+    assert np.asarray(Image.open(io.BytesIO(thumb["image"].tobytes()))).shape == (64, 64, 3)
+    assert lost["error"] == "this study knows no training image 100"
+
+
 def test_images_asked_for_at_once_come_with_their_own_numbers(explorer, results):
     places = [("sd15", 30), ("real", 3), ("sd15", 1)]
     for (source, pair), thumb in zip(

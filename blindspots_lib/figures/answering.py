@@ -21,6 +21,7 @@ from blindspots_lib.analysis.results import Results
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.study import Study
 from blindspots_lib.figures.explorer import FRONTEND, WEBP_QUALITY
+from blindspots_lib.figures.explorer_data import TRAINING, training_image
 from blindspots_lib.figures.style import add_footer
 
 ARRAYS = {"float32": "Float32Array", "int32": "Int32Array", "uint8": "Uint8Array"}  # what the front end calls them
@@ -82,10 +83,13 @@ def checked_position(kind: str, position: int, n: int) -> int:
 
 
 def pair_thumbnail(results: Results, source: str, pair: int, side: int) -> dict[str, Any]:
-    """Return the image of a pair in a source as the front end shows it, `side` pixels a side."""
-    if source not in results.images:
+    """Return the image of a pair in a source, or a training image by its number, `side` pixels a side."""
+    if source == TRAINING:
+        image = training_image(results, pair)
+    elif source in results.images:
+        image = results.images[source][results.pair_ids[checked_position("pair", pair, len(results.pair_ids))]]
+    else:
         raise StudyError(f"ConceptExplorer: no source {source!r}; this study has {', '.join(results.images)}")
-    image = results.images[source][results.pair_ids[checked_position("pair", pair, len(results.pair_ids))]]
     buffer = io.BytesIO()
     image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=WEBP_QUALITY)
     return {"image": np.frombuffer(buffer.getvalue(), np.uint8), "type": "image/webp"}

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.files import make_folder, naming_full_disk
 from blindspots_lib.core.parallel import AT_ONCE, side_by_side
 from blindspots_lib.core.study import Study
-from blindspots_lib.data.pairs import ImageStore
 from blindspots_lib.figures import explorer_data as data
 from blindspots_lib.figures.style import REPLICA_NOTE
 
@@ -38,7 +37,7 @@ SCRIPTS = (
 )  # fmt: skip
 PER_SHARD, PER_SHEET, SHEET_COLUMNS = 64, 64, 8  # concepts per script; thumbnails per sheet, and in a row of it
 LARGEST_THUMB, SHEETS_BYTES, BYTES_PER_PIXEL = 128, 100e6, 0.25  # so many small pictures that all sheets stay below 100 MB
-WEBP_QUALITY = 72
+WEBP_QUALITY = 65
 STEPS = 65_534  # of a quantised number; 65,535 stands for nan
 MARK = "explorer.js"  # a folder that has this file was written here, and may be replaced
 
@@ -131,8 +130,9 @@ def write_data(results: Results, folder: Path, side: int, planted: data.Planted 
 
 
 def write_models(results: Results, folder: Path) -> None:
-    """Write the firings, delta by other definitions, and one script per model with its intervals, `models/0.js` and so on."""
-    write_script(folder, "firings", integers(results.concepts["firings"].to_numpy()))
+    """Write what cards say besides: firings, scores of names, delta by other definitions; one script per model of intervals."""
+    scores = {key: scaled(results.concepts[f"name_{key}"].to_numpy()) for key in ("lift", "r")}
+    write_script(folder, "facts", {"firings": integers(results.concepts["firings"].to_numpy()), **scores})
     definitions = data.definition_deltas(results)
     write_script(folder, "definitions", {model: {name: fractions(values) for name, values in deltas.items()}
                                          for model, deltas in definitions.items()})  # fmt: skip
@@ -146,7 +146,8 @@ def write_words(results: Results, folder: Path) -> None:
     write_script(folder, "families", with_arrays(data.family_columns(results), {"call": integers}, fractions))
     write_script(folder, "asked", data.asked_rows(results))
     packing = {"copy": integers, "nearest": integers, "distance": scaled}
-    write_script(folder, "captions", with_arrays(data.pair_columns(results), packing, fractions))
+    training = {"training": integers(data.nearest_numbers(results))}
+    write_script(folder, "captions", with_arrays(data.pair_columns(results), packing, fractions) | training)
 
 
 def with_arrays(columns: dict[str, Any], packing: dict[str, Callable], otherwise: Callable) -> dict[str, Any]:
@@ -210,22 +211,22 @@ def thumb_side(results: Results) -> int:
 def write_thumbs(results: Results, folder: Path, side: int) -> None:
     """Write the sprite sheets of all sources: image i of a source is thumbnail i % 64 of its sheet i // 64."""
     make_folder(folder)
-    work = partial(write_sheets, results.pair_ids, folder, side)
-    with side_by_side(work, list(results.images.items()), AT_ONCE) as done:
+    sources = [(name, results.pair_ids, images.__getitem__) for name, images in results.images.items()]
+    if len(nearest := data.nearest_numbers(results)):
+        sources.append((data.TRAINING, nearest.tolist(), partial(data.training_image, results)))
+    with side_by_side(partial(write_sheets, folder, side), sources, AT_ONCE) as done:
         for _ in done:
             pass
 
 
-def write_sheets(
-    pair_ids: list[str], folder: Path, side: int, source: tuple[str, Mapping[str, Image.Image] | ImageStore]
-) -> None:
-    """Write the sheets of one source, its name and images, in the order of the pairs: so every shard is read once."""
-    name, images = source
-    for sheet, first in enumerate(range(0, len(pair_ids), PER_SHEET)):
-        shown = pair_ids[first : first + PER_SHEET]
+def write_sheets(folder: Path, side: int, source: tuple[str, list, Callable[[Any], Image.Image]]) -> None:
+    """Write the sheets of one source, given its name, the ids of its images, and what returns one; shards are read once."""
+    name, ids, image_of = source
+    for sheet, first in enumerate(range(0, len(ids), PER_SHEET)):
+        shown = ids[first : first + PER_SHEET]
         canvas = Image.new("RGB", (SHEET_COLUMNS * side, -(-len(shown) // SHEET_COLUMNS) * side))
-        for place, pair_id in enumerate(shown):
-            small = images[pair_id].convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        for place, one in enumerate(shown):
+            small = image_of(one).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             canvas.paste(small, (place % SHEET_COLUMNS * side, place // SHEET_COLUMNS * side))
         canvas.save(folder / f"{name}-{sheet:04d}.webp", "WEBP", quality=WEBP_QUALITY, method=4)
 

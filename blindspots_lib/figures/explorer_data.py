@@ -11,15 +11,19 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Float32, Int, Int32, Shaped, UInt8, UInt16
+from PIL import Image
 
 from blindspots_lib.analysis.energies import BLOCK, TokenCodes
 from blindspots_lib.analysis.energy_definitions import deltas_by_definition
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.analysis.statistics import ConceptStats, blocks_of
 from blindspots_lib.core.config import PerfectGenerator
+from blindspots_lib.core.errors import StudyError
+from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.figures.style import model_colour
 
 Planted = Mapping[str, Sequence[str]]  # per model and concept "suppressed", "exaggerated" or "": what was planted on purpose
+TRAINING = "training"  # the source of the nearest training images
 N_TOP, N_TOGETHER = 8, 8  # top images per source, and concepts that fire on the same tokens, of every concept
 CALLS = ("unclear", "aligned", "suppressed", "exaggerated")  # numbers of the calls
 AT_FIRST = ("energy", "delta", "shrunken", "q")  # what the overview of a model draws
@@ -46,7 +50,8 @@ def explorer_meta(results: Results) -> dict[str, Any]:
 def concept_columns(results: Results, places: Float[np.ndarray, "k 2"], planted: Planted | None = None) -> dict[str, Any]:
     """Return the columns of the concept table as arrays, with their places on the map.
 
-    name: list of k texts; family, firings, n_images_real: Int32; energy_real, x, y: Float32; models: for each name the
+    name: list of k texts; lift, r: its scores on captions, nan without a name; family, firings, n_images_real: Int32;
+    energy_real, x, y: Float32; models: for each name the
     `model_arrays`, and where it is known what was planted, `planted` (numbers in `CALLS`).
     """
     table = results.concepts
@@ -54,7 +59,8 @@ def concept_columns(results: Results, places: Float[np.ndarray, "k 2"], planted:
     for name, sides in (planted or {}).items():
         models[name]["planted"] = call_numbers(pd.Series(sides).replace("", CALLS[0]))
     return {
-        "name": table["name"].tolist(), "family": table["family"].to_numpy(np.int32),
+        "name": table["name"].tolist(), **{key: table[f"name_{key}"].to_numpy(np.float32) for key in ("lift", "r")},
+        "family": table["family"].to_numpy(np.int32),
         "firings": table["firings"].to_numpy(np.int32), "n_images_real": table["n_images_real"].to_numpy(np.int32),
         "energy_real": table["energy_real"].to_numpy(np.float32),
         "x": places[:, 0].astype(np.float32), "y": places[:, 1].astype(np.float32),
@@ -127,6 +133,20 @@ def pair_columns(results: Results) -> dict[str, Any]:
     return {"id": list(results.pair_ids), "caption": list(results.captions), "models": models}
 
 
+def nearest_numbers(results: Results) -> Int[np.ndarray, "t"]:
+    """Return the training images that are the nearest to some generation, by their numbers; none where they are not known."""
+    known = results.datapoints.get("training_index", pd.Series(dtype=np.int64))
+    return np.unique(known[known >= 0].to_numpy(np.int64))
+
+
+def training_image(results: Results, number: int) -> Image.Image:
+    """Draw an image of the corpus that the study's models were trained on. Raises StudyError if there is none of that number."""
+    corpus = results.study.training_corpus
+    if corpus is None or not 0 <= number < corpus.n:
+        raise StudyError(f"this study knows no training image {number}")
+    return Image.fromarray(draw_scene(corpus.seed, number)[1].image)
+
+
 def values_of(rows: pd.DataFrame, name: str) -> Float32[np.ndarray, "pairs"]:
     return rows[name].to_numpy(np.float32) if name in rows else np.full(len(rows), np.nan, np.float32)
 
@@ -186,6 +206,11 @@ def strongest_concepts(codes: TokenCodes, rows: Int[np.ndarray, "n"]) -> Int32[n
         of_patch, first = np.unique(patch[is_highest], return_index=True)
         strongest[of_patch] = patches.indices[is_highest][first]
     return strongest.reshape(len(rows), -1)
+
+
+def pair_patches(results: Results, pair: int) -> dict[str, Int32[np.ndarray, "p"]]:
+    """Return the strongest concept of every patch of a pair's images, by source (`strongest_concepts`)."""
+    return {source: strongest_concepts(codes, results.rows[source][[pair]])[0] for source, codes in results.codes.items()}
 
 
 def heat_strength(heats: Mapping[str, Heat], n_concepts: int) -> Float32[np.ndarray, "k"]:

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
-from PIL import Image
 
 from blindspots_lib.analysis.energies import cooccurrence
 from blindspots_lib.analysis.memorization import extreme_pairs
 from blindspots_lib.analysis.results import Results
-from blindspots_lib.data.scenes import draw_scene
+from blindspots_lib.figures.explorer_data import training_image
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours
 from blindspots_lib.figures.selection import SIDES, called, shown_name, verdict_lines
 
@@ -255,11 +254,9 @@ def extreme_pairs_sheet(results: Results, model: str, side: str, n: int) -> Figu
 
 def training_cells(results: Results, pair) -> list[Cell]:
     """Return the nearest training image of a generation, if the study knows its training corpus."""
-    corpus = results.study.training_corpus
-    if corpus is None:
+    if results.study.training_corpus is None:
         return []
-    image = Image.fromarray(draw_scene(corpus.seed, int(pair.training_index))[1].image)
-    return [Cell(image, f"similarity {pair.training_similarity:.3f}")]
+    return [Cell(training_image(results, int(pair.training_index)), f"similarity {pair.training_similarity:.3f}")]
 
 
 def nearest_training_sheet(results: Results, model: str, n: int = 6) -> Figure:

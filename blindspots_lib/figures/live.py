@@ -48,7 +48,8 @@ class ConceptExplorer(Answering):
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a question asks for.
 
-        "start"; "definitions" (of energy); "concept" with `k`; "thumb" with `source` and `pair` (a position).
+        "start"; "definitions" (of energy); "concept" with `k`; "pair" (the concepts of its patches) and "thumb" (of a
+        `source`) with `pair`, a position.
         """
         match question:
             case {"ask": "start"}:
@@ -57,6 +58,9 @@ class ConceptExplorer(Answering):
                 return explorer_data.definition_deltas(self.source.results)
             case {"ask": "concept", "k": int(concept)}:
                 return self.source.concept(concept)
+            case {"ask": "pair", "pair": int(pair)}:
+                results = self.source.results
+                return explorer_data.pair_patches(results, checked_position("pair", pair, len(results.pair_ids)))
             case {"ask": "thumb", "source": str(source), "pair": int(pair)}:
                 return pair_thumbnail(self.source.results, source, pair, self.source.side)
         raise unknown(question)

@@ -57,7 +57,7 @@
     const fill = () => {
       const tokens = columns.firings ? `${count(columns.firings[k])} tokens of ` : "";
       node.querySelector(".facts").textContent =
-        `Fires on ${tokens}${count(columns.n_images_real[k])} of ${count(source.meta.n_pairs)} real images; mean energy ${small(columns.energy_real[k])}.${plantedText(app, k)}`;
+        `Fires on ${tokens}${count(columns.n_images_real[k])} of ${count(source.meta.n_pairs)} real images; mean energy ${small(columns.energy_real[k])}.${scoreText(app, k)}${plantedText(app, k)}`;
       fillVerdicts(app, k, verdicts);
     };
     fill();
@@ -73,6 +73,13 @@
       })
       .catch((error) => app.fail(error));
     return node;
+  }
+
+  /* How well the name fits, on captions where it was not chosen. */
+  function scoreText(app, k) {
+    const { lift, r } = app.source.columns;
+    if (!lift || !B.known(lift[k])) return "";
+    return ` Its name fits: as a detector of the word the concept has ${small(lift[k])} times the average precision of chance, correlation ${B.two(r[k])}.`;
   }
 
   /* What was planted in the model on purpose, where that is known. */

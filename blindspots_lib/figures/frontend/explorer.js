@@ -2,8 +2,8 @@
 
    BlindspotsExplorer.mount(root, source, options) -> {state(), setState(partial), destroy()}
 
-   source: meta, columns, concept(k), thumb(source, pair), as figures/explorer_data.py writes them. pair(i), the strongest
-   concept of every patch of a pair's images, may be missing. Families, asked, pairs, tops (the top real images of all concepts, for
+   source: meta, columns, concept(k), thumb(source, pair), as figures/explorer_data.py writes them. pair(i) gives the
+   strongest concept of every patch of a pair's images. Families, asked, pairs, tops (the top real images of all concepts, for
    the search in captions) and definitions (of energy) may be there at once or come later: source.load(part), if it is there,
    returns a promise that ends when source has the part; "intervals" are those of columns.models.
    options: theme ("light" or "dark"; default: the reader's), keys (what listens to keys; default: root), onstate(state, hash). */
@@ -26,7 +26,7 @@
       Object.assign(this, { root, source, options, views: {}, loads: {}, fresh: null, shade: null });
       this.first = B.firstState(source.meta);
       this.state = { ...this.first };
-      this.labels = Object.fromEntries([["real", "Real"], ...source.meta.models.map((model) => [model.name, model.label])]);
+      this.labels = Object.fromEntries([["real", "Real"], ["training", "Nearest training image"], ...source.meta.models.map((model) => [model.name, model.label])]);
       root.classList.add("blindspots");
       if (options.theme) root.dataset.theme = options.theme;
       this.build();

@@ -68,9 +68,7 @@
     const parts = {
       intervals: () =>
         Promise.all([
-          script("firings").then((firings) => {
-            source.columns.firings = unpack(firings);
-          }),
+          script("facts").then((facts) => Object.assign(source.columns, unpackAll(facts))),
           ...meta.models.map((model, i) =>
             script(`models/${i}`).then((arrays) => Object.assign(source.columns.models[model.name], unpackAll(arrays))),
           ),
@@ -89,7 +87,7 @@
         }),
       pairs: () =>
         script("captions").then((pairs) => {
-          source.pairs = { ...pairs, models: ofModels(pairs.models) };
+          source.pairs = { ...pairs, training: unpack(pairs.training), models: ofModels(pairs.models) };
         }),
       tops: () =>
         script("tops").then((tops) => {
@@ -106,8 +104,9 @@
         Object.entries(patches).map(([where, packed]) => [where, unpack(packed).slice(first, first + n)]),
       );
     };
-    source.thumb = async (where, pair) => {
-      const place = pair % format.per_sheet,
+    source.thumb = async (where, number) => {
+      const pair = where === "training" ? source.pairs.training.indexOf(number) : number,
+        place = pair % format.per_sheet,
         sheet = String(Math.floor(pair / format.per_sheet)).padStart(4, "0");
       return {
         url: `thumbs/${where}-${sheet}.webp`,

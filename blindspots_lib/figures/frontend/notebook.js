@@ -29,6 +29,7 @@ function sourceFrom(kernel, start) {
       if (part === "definitions") this.definitions = await kernel.ask({ ask: "definitions" });
     },
     concept: (k) => kernel.ask({ ask: "concept", k }),
+    pair: (pair) => kernel.ask({ ask: "pair", pair }),
     thumb(source, pair) {
       const place = `${source}/${pair}`;
       if (!thumbs.has(place)) thumbs.set(place, thumb(source, pair));

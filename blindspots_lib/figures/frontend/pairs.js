@@ -82,6 +82,9 @@
         el("h4", {}, where === "real" ? "Real" : B.short(app.label(where), 24)),
         B.picture(app, where, pair, size),
         el("p", {}, factsOf(table.models[where], pair)),
+        isChosen && table.models[where]?.nearest?.[pair] >= 0
+          ? el("div", { class: "nearest" }, B.picture(app, "training", table.models[where].nearest[pair], size / 2))
+          : null,
         isChosen ? concepts[where] : null,
       );
     });
@@ -90,12 +93,12 @@
       {},
       el("bdi", {}, B.short(table.caption[pair], 600) || "(no caption)"),
       el("span", { class: "number" }, ` ${B.short(table.id[pair], 60)} `),
-      isChosen || !source.pair
+      isChosen
         ? null
         : el("button", { type: "button", class: "link", onclick: () => app.set({ pair }) }, "see its concepts"),
     );
     const node = el("article", { class: isChosen ? "pair large" : "pair" }, heading, el("ul", {}, cells));
-    if (isChosen && source.pair)
+    if (isChosen)
       source
         .pair(pair)
         .then((patches) =>

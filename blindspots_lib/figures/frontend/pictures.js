@@ -6,7 +6,7 @@
 
   /* A thumbnail of a pair in a source, `size` CSS pixels a side, with a heatmap (side * side bytes) over it if given. */
   function picture(app, where, pair, size, heat = null) {
-    const caption = app.source.pairs ? B.short(app.source.pairs.caption[pair], 140) : `pair ${pair}`;
+    const caption = where === "training" ? `number ${pair}` : app.source.pairs ? B.short(app.source.pairs.caption[pair], 140) : `pair ${pair}`;
     const node = el("div", { class: "picture", role: "img", "aria-label": `${app.label(where)}: ${caption}` });
     node.style.width = node.style.height = `${size}px`;
     app.source
