@@ -74,8 +74,7 @@ def main(names: list[str]) -> None:
     unknown = sorted(set(names) - BENCHMARKS.keys())
     if unknown:
         sys.exit(f"benchmarks: no benchmark {unknown[0]!r}; one of {', '.join(BENCHMARKS)}")
-    path = FOLDER / "ratios.json"
-    table = read_json(path) if path.exists() else {}
+    table = {}
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     for name in names or BENCHMARKS:
         for row in BENCHMARKS[name]():
@@ -84,8 +83,8 @@ def main(names: list[str]) -> None:
             table[f"{row.what}; against {row.against}"] = row.as_json() | {
                 "measured": now, "revision": code_revision(), "machine": machine,
             }  # fmt: skip
-            for folder in (FOLDER, SHOWN):
-                write_json(folder / "ratios.json", table)
+            for path in (FOLDER / "ratios.json", SHOWN / "ratios.json"):  # rows of other runs stay
+                write_json(path, (read_json(path) if path.exists() else {}) | table)
     print(f"written to {path}")
 
 

@@ -135,8 +135,10 @@ def captions(rng: np.random.Generator) -> list[str]:
 
 def concept_table(models: list[str], stats: ConceptStats, rng: np.random.Generator) -> pd.DataFrame:
     names = np.where(rng.random(N_CONCEPTS) < 0.6, np.array(WORDS)[rng.integers(0, len(WORDS), N_CONCEPTS)], "")
-    columns = {"concept": np.arange(N_CONCEPTS), "name": names, "name_lift": 2.0, "name_r": 0.5, "family": np.arange(N_CONCEPTS) // 2, "firings": stats.firings,
-               "n_images_real": stats.images, "energy_real": stats.mean_energy()}  # fmt: skip
+    columns = {
+        "concept": np.arange(N_CONCEPTS), "name": names, "name_lift": 2.0, "name_r": 0.5, "family": np.arange(N_CONCEPTS) // 2,
+        "firings": stats.firings, "n_images_real": stats.images, "energy_real": stats.mean_energy(),
+    }  # fmt: skip
     for model in models:
         delta = rng.beta(4, 5, N_CONCEPTS)
         for column in ("delta", "shrunken"):

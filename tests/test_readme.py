@@ -203,7 +203,8 @@ def test_ablations_are_those_of_the_figure():
 
 def measured(entry):
     """An entry of figures/bench/ratios.json as benchmarks/README.md states it."""
-    forms = {"x": ("{:.1f}", "×"), "GB": ("{:.2f}", " GB"), "R2": ("{:+.3f}", ""), "times": ("{:.2f}", " times")}
+    forms = {"x": ("{:.1f}", "×"), "GB": ("{:.2f}", " GB"), "R2": ("{:+.3f}", ""), "times": ("{:.2f}", " times"),
+             "MB": ("{:.1f}", " MB"), "s": ("{:.2f}", " s"), "ms": ("{:.0f}", " ms"), "fraction": ("{:.3f}", "")}  # fmt: skip
     form, unit = forms[entry["unit"]]
     text = form.format(entry["median"]) + unit
     if entry["repeats"] > 1:
