@@ -59,7 +59,7 @@ lab: $(READY) ## open the notebooks in JupyterLab; those of runs/ were executed 
 	@for ran in runs/*/notebooks/[0-9]*.ipynb; do [ ! -e "$$ran" ] || $(BIN)jupyter trust "$$ran" > /dev/null; done
 	@$(BIN)jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk)
+bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk, Chromium)
 	@$(BIN)python -m benchmarks
 
 tour: $(READY) ## film the explorer and a notebook of `mini` in use: figures/tour.webp (Chromium)

@@ -85,7 +85,7 @@ def main(names: list[str]) -> None:
             }  # fmt: skip
             for path in (FOLDER / "ratios.json", SHOWN / "ratios.json"):  # rows of other runs stay
                 write_json(path, (read_json(path) if path.exists() else {}) | table)
-    print(f"written to {path}")
+    print(f"written to {FOLDER / 'ratios.json'}")
 
 
 def cpu_name() -> str:

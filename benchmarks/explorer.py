@@ -4,7 +4,7 @@ The study is synthetic: 32,000 concepts, 5 models, 10,000 pairs of 256 patches, 
 codes and images, since neither size nor time depends on what they are. Chromium draws on the CPU, as on a laptop without a GPU.
 """
 
-import functools
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -167,20 +167,17 @@ def pair_table(models: list[str], pair_ids: list[str], rng: np.random.Generator)
                       for model in models])  # fmt: skip
 
 
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @contextmanager
 def browser_page() -> Iterator:
-    """An empty page of Chromium, which draws on the CPU. Ends with a line if there is no browser."""
-    import shutil
-
+    """An empty page of Chromium, which draws on the CPU."""
     from playwright.sync_api import sync_playwright
 
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        raise SystemExit(
-            "benchmarks: the explorer is measured in a browser; install Chromium, such as by: apt-get install chromium"
-        )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield browser.new_page(viewport={"width": 1440, "height": 900})
         browser.close()
 
@@ -191,20 +188,23 @@ def megabytes(files) -> float:
 
 def explorer_rows(results: Results, what: str) -> Iterator[Row]:
     """Yield the rows of one study: what it takes on disk, and how fast it answers."""
-    row = functools.partial(Row, against="a bar of its own")
+
+    def row(said: str, values: list[float], bar: float, unit: str) -> Row:
+        return Row(f"explorer, {what}: {said}", f"at most {bar:.3g} {unit}", values, bar, unit)
+
     with tempfile.TemporaryDirectory() as folder:
         index = write_explorer(results, Path(folder) / "explorer")
         at_first = [index.parent / name for name in (*SCRIPTS, "folder.js", "explorer.css", "index.html", "data.js")]
-        yield row(f"explorer, {what}: first load", values=[megabytes(at_first)], bar=FIRST_LOAD, unit="MB")
+        yield row("first load", values=[megabytes(at_first)], bar=FIRST_LOAD, unit="MB")
         files = [path for path in index.parent.rglob("*") if path.is_file()]
-        yield row(f"explorer, {what}: the whole folder", values=[megabytes(files)], bar=ALL, unit="MB")
+        yield row("the whole folder", values=[megabytes(files)], bar=ALL, unit="MB")
         with browser_page() as page:
             waited = [seconds_until_drawn(page, index.as_uri()) for _ in range(REPEATS)]
-            yield row(f"explorer, {what}: until it answers", values=waited, bar=INTERACTIVE, unit="s")
+            yield row("until it answers", values=waited, bar=INTERACTIVE, unit="s")
             for action, told, bar, fraction in ACTIONS:
                 times = [page.evaluate(MEASURE, [action, 100]) for _ in range(REPEATS)]
                 values = [float(np.quantile(some, fraction)) for some in times]
-                yield row(f"explorer, {what}: {told}", values=values, bar=bar, unit="ms")
+                yield row(told, values=values, bar=bar, unit="ms")
 
 
 def seconds_until_drawn(page, address: str) -> float:
@@ -217,6 +217,9 @@ def seconds_until_drawn(page, address: str) -> float:
 
 
 def run_explorer() -> list[Row]:
+    if chromium() is None:
+        print("explorer: left out, it is measured in a browser; install Chromium, such as by: apt-get install chromium")
+        return []
     size = f"{N_CONCEPTS:,} concepts x 5 models x {N_PAIRS:,} pairs"
     rows = list(explorer_rows(made_results(), size))
     study: Study = load_study("mini")

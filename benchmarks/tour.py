@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
-from benchmarks.explorer import browser_page
+from benchmarks.explorer import browser_page, chromium
 from blindspots_lib.core.files import write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
@@ -127,6 +127,8 @@ def lab(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
+    if chromium() is None:
+        sys.exit("tour: it is filmed in a browser; install Chromium, such as by: apt-get install chromium")
     film = Film()
     with tempfile.TemporaryDirectory() as folder:
         study = load_study("mini")

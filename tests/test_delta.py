@@ -101,7 +101,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(delta):
     """Means over coarse steps; 0.95 is stated."""
     steps = itertools.product((0.02, 0.2), (300, 1_000), ENERGIES, (0.0, 0.8), (False, True))
     table = measure_coverage(ratio_interval, [Cell(delta, *step) for step in steps], trials=150, seed=1)
-    assert 0.94 <= table["coverage"].mean() <= 0.995  # few firings come in steps, hence more than 0.95
+    assert 0.94 <= table["coverage"].mean() <= 0.995  # at 0.02 the rarer side is often not seen: there more than 0.95
     assert table["coverage"].min() >= 0.85  # 0.91 less two to three standard errors of 150 trials
 
 

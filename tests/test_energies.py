@@ -10,6 +10,7 @@ from blindspots_lib.analysis import energies as analysis_energies
 from blindspots_lib.analysis.energies import TokenCodes, cooccurrence, encode_images, save_codes
 from blindspots_lib.analysis.statistics import image_energies
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace, shard_path
+from blindspots_lib.core.errors import StudyError
 from blindspots_lib.models.backbone import TokenLayout
 from blindspots_lib.sae.dictionaries import Codes
 from blindspots_lib.sae.model import TopKSAE
@@ -121,3 +122,14 @@ def test_areas_under_the_roc_curve_match_scikit_learn():
     np.testing.assert_allclose(auroc(scores, present), expected)
     assert auroc(scores, present[:, 0]) == pytest.approx(expected[0])
     assert np.isnan(auroc(scores, np.ones((60, 1), bool))).all()
+
+
+def test_a_code_that_half_precision_cannot_hold_is_named():
+    sae = TopKSAE(4, 6, 2, 6, dictionary="free")
+    with torch.no_grad():
+        sae.encoder.weight.fill_(1.0)
+        sae.encoder.bias.zero_()
+    tokens = np.full((1, 3, 4), 1e4, np.float16)
+    assert encode_images(sae, tokens).values.tolist() == [40_000.0] * 6
+    with pytest.raises(StudyError, match=r"a code of 8e\+04 is beyond 65,504"):
+        encode_images(sae, 2 * tokens)

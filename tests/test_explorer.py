@@ -65,8 +65,9 @@ def made_results(study, names, captions, seed=0, n_lost=2):
         stats.add(chosen, np.arange(n))
         energies[source] = SimpleNamespace(matrix=image_energies(chosen), stats=stats)
     results.__dict__.update(codes=codes, rows=rows, energies=energies)
-    numbers = rng.integers(0, study.training_corpus.n, len(results.datapoints)) if study.training_corpus else -1
-    results.datapoints["training_index"], results.datapoints["training_similarity"] = numbers, 0.9
+    if study.training_corpus:
+        results.datapoints["training_index"] = rng.integers(0, study.training_corpus.n, len(results.datapoints))
+        results.datapoints["training_similarity"] = 0.9
     return results
 
 

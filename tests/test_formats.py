@@ -48,7 +48,7 @@ def test_what_is_read_gives_the_same_codes_and_reconstructions(overcomplete, tmp
     path = tmp_path / "sae.safetensors"
     save_file({key: value.contiguous() for key, value in peer.state_dict().items()}, path)
     top_k, threshold = (None, peer.running_threshold.item()) if kind == "BatchTopK" else (4, None)
-    sae = read_overcomplete(path, top_k, threshold, radius=0.5)
+    sae = read_overcomplete(path, top_k, threshold, radius=0.5, normalization="l2")
     _, codes, reconstruction = peer(x)
     torch.testing.assert_close(decode(sae.encode(x), torch.eye(K)), codes)
     torch.testing.assert_close(sae(x)[0], reconstruction)
@@ -85,7 +85,7 @@ def peak():  # of this process alone: ru_maxrss starts at that of its parent
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(status["VmHWM"].split()[0])
 
-config = TrainedSAE(path=os.environ["FOLDER"], file="sae.pth", n_concepts=int(os.environ["K"]))
+config = TrainedSAE(path=os.environ["FOLDER"], file="sae.pth", n_concepts=int(os.environ["K"]), top_k=5, radius=20.0)
 torch.rand(64, 64) @ torch.rand(64, 64)
 before = peak()
 import_sae(Workspace("one", Path(os.environ["FOLDER"]) / "runs", 0), config)
@@ -106,6 +106,56 @@ def test_an_import_holds_the_file_once_and_a_plan_says_so(tmp_path, run_python):
     peak, planned = map(int, process.stdout.split())
     assert peak == pytest.approx(planned, rel=0.2), process.stderr
     assert planned < 1.35 * (tmp_path / "sae.pth").stat().st_size
+
+
+@pytest.mark.parametrize("normalization", ["l2", "max_l2", "l1", "max_l1", "identity"])
+def test_the_normalization_of_atoms_is_asked_for_and_followed(overcomplete, tmp_path, normalization):
+    torch.manual_seed(5)
+    peer, x = overcomplete.TopKSAE(D, K, top_k=4, dictionary_params={"normalization": normalization}), torch.randn(40, D)
+    path = tmp_path / "sae.safetensors"
+    save_file({key: 1.0 * value for key, value in peer.state_dict().items()}, path)  # as it was before the dictionary is built
+    peer.eval()
+    with pytest.raises(StudyError, match=r"lengths from 0\.\d+ to [\d.]+, and .* give normalization: l2, max_l2, l1, max_l1, id"):
+        read_overcomplete(path, top_k=4)
+    sae = read_overcomplete(path, top_k=4, normalization=normalization)
+    torch.testing.assert_close(sae(x)[0], peer(x)[2])
+
+
+def test_our_own_free_dictionary_comes_back_as_it_was(tmp_path):
+    torch.manual_seed(0)
+    sae, x = TopKSAE(D, K, 4, C, dictionary="free"), torch.randn(40, D)
+    sae.start_from(3 * torch.randn(C, D), token_length=3.0)
+    save_file(to_overcomplete(sae), tmp_path / "sae.safetensors")
+    with pytest.raises(StudyError, match="give normalization"):
+        read_overcomplete(tmp_path / "sae.safetensors", top_k=4)
+    again = read_overcomplete(tmp_path / "sae.safetensors", top_k=4, normalization="identity")
+    torch.testing.assert_close(again(x)[0], sae(x)[0])
+
+
+def test_a_wide_relaxation_asks_for_its_radius_and_concepts_without_weights_stay_bare(overcomplete, tmp_path):
+    """More concepts than points: Overcomplete leaves rows of W at zero, so that their atoms are the relaxation alone."""
+    torch.manual_seed(6)
+    peer, x = overcomplete.RATopKSAE(D, K, points=torch.randn(C, D), top_k=4, delta=3.0), torch.randn(40, D)
+    with torch.no_grad():
+        peer.dictionary.Relax.add_(2 * torch.randn(K, D))
+    assert (peer.dictionary.W.relu().sum(dim=1) == 0).any()
+    path = tmp_path / "sae.safetensors"
+    save_file({key: 1.0 * value for key, value in peer.state_dict().items()}, path)
+    peer.eval()
+    with pytest.raises(StudyError, match=r"rows of dictionary.Relax are up to [\d.]+ long; give radius"):
+        read_overcomplete(path, top_k=4)
+    sae = read_overcomplete(path, top_k=4, radius=3.0)
+    torch.testing.assert_close(sae.dictionary.atoms(), peer.get_dictionary())
+    torch.testing.assert_close(sae(x)[0], peer(x)[2])
+
+
+@pytest.mark.parametrize(("name", "said"), [("dictionary.Relax", "the dictionary"), ("encoder.final_block.0.weight", "weights")])
+def test_a_number_that_is_not_finite_is_named(tmp_path, name, said):
+    state = small_state()
+    state[name][7, 2] = torch.nan
+    save_file(state, tmp_path / "sae.safetensors")
+    with pytest.raises(StudyError, match=rf"{said} of concept 7 are not finite"):
+        read_overcomplete(tmp_path / "sae.safetensors", top_k=4, radius=1.0)
 
 
 class Treacherous:

@@ -76,7 +76,7 @@ def test_a_trained_sae(tmp_path, marker, kind, ending):
     file = tmp_path / f"sae.{ending}"
     WRITERS[kind](file, marker)
     refused(read_weights, file)
-    refused(check_trained, TrainedSAE(path=str(tmp_path), file=file.name, n_concepts=2))
+    refused(check_trained, TrainedSAE(path=str(tmp_path), file=file.name, n_concepts=2, top_k=5))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model.pt"])

@@ -117,7 +117,7 @@ def test_a_download_that_fails_on_either_side_ends_in_one_line(monkeypatch, tmp_
 
 def test_a_trained_sae_is_identified_by_its_one_file(tmp_path):
     (tmp_path / "sae.pt").write_text("weights")
-    sae = TrainedSAE(path=str(tmp_path), file="sae.pt", n_concepts=8)
+    sae = TrainedSAE(path=str(tmp_path), file="sae.pt", n_concepts=8, top_k=5)
     before = weights_fingerprint(sae)
     (tmp_path / "photograph.png").write_text("a file of the same folder")
     assert weights_fingerprint(sae) == before

@@ -52,7 +52,7 @@ def test_a_plan_counts_what_the_study_then_writes(make_study):
     assert rows["tokens"].value == f"{90 * 69:,}"
     assert rows["download in all"].value == "nothing"
     assert rows["time, Mini SD 1.5"].note.endswith("images per second")
-    assert rows["time, codes and tables"].note == "tables and map by a first guess: 16 s"  # two models, 48 concepts
+    assert rows["time, codes and tables"].note == "tables and map by a first guess: 1 s"  # 30 pairs, 2 models, 48 concepts
     planned = {row.what: row.size for row in disk_rows(study, *token_shape(study))}
     measure(study)
     for what, folder, tolerance in [("tokens", "tokens", 0.1), ("codes", "energies", 0.3), ("pairs", "pairs", 0.2)]:
@@ -97,12 +97,14 @@ def test_disk_is_what_a_study_of_photographs_then_takes(make_study, tmp_path):
 
 
 def test_tokens_that_are_not_kept_are_counted_where_they_are_read(make_study):
-    """Of 10 pairs and two models: 30 images for the energies, and 10 twice more, for the training and for the SAE's errors."""
-    kept, computed = (make_study({"pairs.n": 10, "backbone.keep_tokens": keep, "stability": ...}) for keep in (True, False))
-    tasks = [{task.what: task for task in tasks_of(study, 192)} for study in (kept, computed)]
-    assert [of_study["tokens"].notebook for of_study in tasks] == ["02_dinov2_features", "03_rasae_training"]
+    """Of 10 pairs and two models: 30 images for the energies, 10 twice more for the SAE's errors, once more for a training."""
+    corpus = {"sae.corpus": {"source": "scenes", "seed": 12, "n": 40}}
+    computed = {"pairs.n": 10, "backbone.keep_tokens": False, "stability": ...}
+    studies = [make_study(changes) for changes in (computed | {"backbone.keep_tokens": True}, computed, computed | corpus)]
+    tasks = [{task.what: task for task in tasks_of(study, 192)} for study in studies]
+    assert [of_study["tokens"].notebook for of_study in tasks] == ["02_dinov2_features", *["03_rasae_training"] * 2]
     numbers = [task["tokens"].seconds * float(task["tokens"].note.split()[0]) for task in tasks]
-    assert numbers == pytest.approx([30, 50], rel=0.06)  # the note has two digits
+    assert numbers == pytest.approx([30, 60, 50], rel=0.06)  # the note has two digits
 
 
 def test_what_settings_have_outdated_takes_disk_too(make_study):
@@ -122,7 +124,8 @@ def test_what_settings_have_outdated_takes_disk_too(make_study):
 def test_a_plan_counts_the_codes_above_a_threshold_once_tokens_and_sae_are_here(make_study, tmp_path):
     own = train(make_study({"pairs.n": 30, "pairs.shard_size": 10, "sae.n_steps": 5, "sae.dictionary": "free", "stability": ...}))
     save_file(to_overcomplete(load_sae(own.folder)), tmp_path / "sae.safetensors")
-    trained = {"path": str(tmp_path), "file": "sae.safetensors", "n_concepts": 48, "top_k": None, "threshold": 0.02}
+    trained = {"path": str(tmp_path), "file": "sae.safetensors", "n_concepts": 48, "top_k": None, "threshold": 0.02,
+               "normalization": "identity"}  # fmt: skip
     study = make_study({"pairs.n": 30, "pairs.shard_size": 10, "sae": trained, "stability": ...})
     shape = token_shape(study)
     assert {row.what: row.how for row in disk_rows(study, *shape)}["codes"] == "a first guess"
@@ -427,7 +430,8 @@ def test_check_opens_a_trained_sae(make_study, tmp_path, content, message):
                    "dictionary._weights": torch.zeros(content, 4)}  # fmt: skip
     file = tmp_path / "sae.pt"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    (fault,) = check(make_study({"sae": {"path": str(tmp_path), "file": "sae.pt", "n_concepts": 8}, "stability": ...}))
+    trained = {"path": str(tmp_path), "file": "sae.pt", "n_concepts": 8, "top_k": 5}
+    (fault,) = check(make_study({"sae": trained, "stability": ...}))
     assert re.search(message, fault)
 
 

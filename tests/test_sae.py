@@ -136,3 +136,11 @@ def test_saved_and_loaded_gives_the_same_codes(tmp_path, kind):
     weights.write_bytes(weights.read_bytes()[:-20])
     with pytest.raises(StudyError, match="not a whole SAE"):
         load_sae(tmp_path)
+
+
+def test_tokens_of_half_precision_have_the_codes_of_the_same_numbers():
+    """Their sum is beyond half precision, each of them is not."""
+    torch.manual_seed(0)
+    sae, tokens = TopKSAE(4, 9, 2, 9, dictionary="free"), 3e4 * torch.rand(30, 4).half()
+    for half, whole in zip(sae.encode(tokens), sae.encode(tokens.float()), strict=True):
+        torch.testing.assert_close(half, whole)

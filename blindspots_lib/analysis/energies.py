@@ -24,6 +24,7 @@ from blindspots_lib.models.loading import conditions, device_kind, naming_full_g
 from blindspots_lib.models.tokens import TokenSource
 from blindspots_lib.sae.model import TopKSAE, load_sae
 
+LARGEST = float(np.finfo(np.float16).max)  # code that is kept
 ENERGIES, STATISTICS = Stage("energies", 2), Stage("statistics", 1)
 ENCODED = 16_384  # tokens encoded at a time
 OPEN = 4  # shards of a source kept open: three files each, and a process may open 1,024 in all
@@ -76,12 +77,20 @@ def open_codes(folder: Path, index: int, n_tokens: int, n_concepts: int) -> Shar
 
 
 def encode_images(sae: TopKSAE, tokens: Float16[np.ndarray, "b t d"]) -> ShardCodes:
-    """Encode the tokens of b images. The tokens of a lost image are NaN; it has no codes."""
+    """Encode the tokens of b images. The tokens of a lost image are NaN; it has no codes.
+
+    Codes are kept in half precision. Raises StudyError if one is too large for it.
+    """
     present = ~np.isnan(tokens[:, 0, 0])
     rows = torch.from_numpy(tokens[present].reshape(-1, tokens.shape[-1]))
     lengths, indices, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)], [np.zeros(0, np.float16)]
     for part in rows.split(ENCODED) if len(rows) else ():
         codes = sae.encode(part.to(sae.encoder.weight.device, torch.float32))
+        if len(codes.values) and codes.values.max() > LARGEST:
+            raise StudyError(
+                f"SAE: a code of {codes.values.max():.3g} is beyond {LARGEST:,.0f}, the most that half precision holds; divide "
+                "the encoder's weights and biases by a number, and multiply the atoms by it"
+            )
         strengths = codes.values.cpu().numpy().astype(np.float16)
         lengths.append((strengths > 0).sum(axis=1))
         indices.append(codes.indices.cpu().numpy()[strengths > 0].astype(np.uint32))

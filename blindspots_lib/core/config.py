@@ -304,8 +304,10 @@ class TrainedSAE(Place):
 
     file: str  # its weights, in the folder or repository: .safetensors, or a .pt that holds tensors only
     n_concepts: Count  # checked against the file
-    top_k: Count | None = 5  # active concepts per token; null: codes at or above the threshold
-    threshold: float | None = None  # of a BatchTopK SAE whose file lacks it
+    top_k: Count | None  # active concepts per token; null: codes at or above the threshold
+    threshold: float | None = None  # of a BatchTopK SAE whose file lacks it; 0 for an SAE that keeps all codes
+    normalization: Literal["l2", "max_l2", "l1", "max_l1", "identity"] | None = None  # of atoms that are not of unit length
+    radius: Annotated[float, Field(gt=0)] | None = None  # bound of the relaxation, where it is greater than 1
     seed: Seed = 0  # recorded with the figures, as a training's is
 
 

@@ -40,7 +40,7 @@ class Study(config.Part):
         names = [model.name for model in self.models]
         if twice := sorted(name for name in names if names.count(name) > 1):
             raise ValueError(f"models: the name {twice[0]!r} is given twice; give each model its own name")
-        if taken := sorted({"real", "corpus", "captions"} & set(names)):
+        if taken := sorted({"real", "corpus", "captions", "training"} & set(names)):
             raise ValueError(f"models: the name {taken[0]!r} is taken; choose another")
         if self.backbone.crop > self.backbone.resize:
             raise ValueError(f"backbone.crop = {self.backbone.crop}: must not exceed backbone.resize = {self.backbone.resize}")

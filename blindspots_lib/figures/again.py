@@ -19,7 +19,7 @@ from blindspots_lib.figures.style import add_footer
 from blindspots_lib.models.backbone import TokenExtractor
 from blindspots_lib.models.generate import image_seed, to_pixels
 from blindspots_lib.models.pipelines import generate_batch, load_pipeline
-from blindspots_lib.sae.model import load_sae
+from blindspots_lib.sae.model import TopKSAE, load_sae
 
 N_SHOWN = 8  # concepts of the table: those of which any of the three images holds most
 WIDE = {"description_width": "110px"}
@@ -34,6 +34,7 @@ class GenerateAgain(widgets.VBox):
 
     def __init__(self, results: Results):
         self.results, self.loaded, self.energies = results, {}, pd.DataFrame()
+        self.reader: tuple[TokenExtractor, TopKSAE] | None = None
         pipelines = {model.label: model for model in results.study.pipelines}
         self.pair = widgets.IntSlider(
             0, 0, max(0, len(results.pair_ids) - 1), description="pair", continuous_update=False, style=WIDE
@@ -55,9 +56,10 @@ class GenerateAgain(widgets.VBox):
         self.start_over()
 
     def start_over(self, _change=None) -> None:
-        """Take the settings with which the stored generation was made: they give the same image again."""
+        """Take the settings with which the stored generation was made; on a CPU they give the same image again."""
         model, pair_id = self.model.value, self.results.pair_ids[self.pair.value]
         self.seed.value = str(image_seed(self.results.study.seed, model.name, pair_id))
+        self.guidance.max, self.steps.max = max(15.0, model.guidance), max(100, model.steps)
         self.guidance.value, self.steps.value = model.guidance, model.steps
         self.said.value = printable(caption_of(self.results, pair_id))
 
@@ -91,7 +93,8 @@ class GenerateAgain(widgets.VBox):
         """Return the energies of the strongest concepts as a table in HTML, or what is missing for it."""
         if not self.results.sae.is_complete():
             return "energies can be compared once notebook 3 has trained the SAE"
-        self.energies = energies_of(self.results, images)
+        self.reader = self.reader or (TokenExtractor(self.results.study.backbone), load_sae(self.results.sae.folder))
+        self.energies = energies_of(self.results, images, *self.reader)
         return self.energies.to_html(border=0)
 
 
@@ -101,11 +104,10 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def energies_of(results: Results, images: dict[str, Image.Image]) -> pd.DataFrame:
+def energies_of(results: Results, images: dict[str, Image.Image], extractor: TokenExtractor, sae: TopKSAE) -> pd.DataFrame:
     """Return the energies of the concepts that any of some images holds most of, one column per image, with their names."""
-    extractor = TokenExtractor(results.study.backbone)
     tokens = extractor([image.convert("RGB") for image in images.values()]).astype(np.float16)
-    codes = encode_images(load_sae(results.sae.folder), tokens)
+    codes = encode_images(sae, tokens)
     chosen = extractor.layout.selection(results.study.analysis.tokens)
     energies = image_energies(codes.at(np.arange(len(images)), chosen)).toarray()
     strongest = np.argsort(-energies.max(axis=0), kind="stable")[:N_SHOWN]

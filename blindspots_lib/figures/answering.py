@@ -8,6 +8,7 @@ import base64
 import io
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import anywidget
@@ -71,14 +72,21 @@ def script_of(*files: str) -> str:
     return "\n".join(map(front_end, files))
 
 
+def opened_again(results: Results) -> Results:
+    """Return results that open images and codes for themselves: a front end may ask while a cell runs, in another thread."""
+    again = replace(results)
+    vars(again).update({name: value for name, value in vars(results).items() if name not in ("images", "codes")})
+    return again
+
+
 def unknown(question: Mapping[str, Any]) -> StudyError:
     asked = {name: value for name, value in question.items() if name != "id"}
-    return StudyError(f"the explorer asks what the kernel does not know: {asked}; reload the page")
+    return StudyError(f"the front end asks what the kernel does not know: {asked}; reload the page")
 
 
 def checked_position(kind: str, position: int, n: int) -> int:
     if not 0 <= position < n:
-        raise StudyError(f"ConceptExplorer: no {kind} {position}; they are numbered from 0 to {n - 1}")
+        raise StudyError(f"no {kind} {position}; they are numbered from 0 to {n - 1}")
     return position
 
 
@@ -89,7 +97,7 @@ def pair_thumbnail(results: Results, source: str, pair: int, side: int) -> dict[
     elif source in results.images:
         image = results.images[source][results.pair_ids[checked_position("pair", pair, len(results.pair_ids))]]
     else:
-        raise StudyError(f"ConceptExplorer: no source {source!r}; this study has {', '.join(results.images)}")
+        raise StudyError(f"no source {source!r}; this study has {', '.join(results.images)}")
     buffer = io.BytesIO()
     image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=WEBP_QUALITY)
     return {"image": np.frombuffer(buffer.getvalue(), np.uint8), "type": "image/webp"}

@@ -12,7 +12,7 @@ from blindspots_lib.analysis.memorization import extreme_pairs
 from blindspots_lib.analysis.results import Results
 from blindspots_lib.figures.explorer_data import training_image
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, principal_colours
-from blindspots_lib.figures.selection import SIDES, called, shown_name, verdict_lines
+from blindspots_lib.figures.selection import SIDES, called, called_in_order, shown_name, verdict_lines
 
 N_COLOURED = 4  # images per source whose tokens are shown as colours
 SCALE = (0.0, 0.25, 0.5, 0.75, 1.0)  # the values of delta that a scale figure shows
@@ -89,6 +89,10 @@ def concept_sheet(results: Results, concepts: Sequence[int], n: int = 8) -> Figu
     return draw_grid(rows, title="real images with the most of each concept; outlined where it fires")
 
 
+def on_one_line(label: str) -> str:
+    return ", ".join(label.split("\n"))
+
+
 def seen_on(results: Results, concept: int) -> str:
     return f"on {int(results.concepts.loc[concept, 'n_images_real']):,} of {len(results.pair_ids):,} images"
 
@@ -103,6 +107,17 @@ def typical_concepts(results: Results, n: int) -> list[int]:
     table = results.concepts[tested if tested.any() else slice(None)]
     order = table.sort_values(["n_images_real", "concept"], ascending=[False, True])["concept"].to_numpy()
     return [int(c) for c in order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]]
+
+
+def surest_concept(results: Results, model: str) -> int | None:
+    """Return the concept that is called most surely for a model, whose posterior interval is furthest from 0.5; None if none is.
+
+    A named one comes before all others.
+    """
+    rows = called_in_order(results.concepts, model)
+    away = np.maximum(rows[f"shrunken_low_{model}"] - 0.5, 0.5 - rows[f"shrunken_high_{model}"])
+    rows = rows.assign(away=away, named=rows["name"] != "").sort_values(["named", "away"], ascending=False, kind="stable")
+    return int(rows["concept"].iloc[0]) if len(rows) else None
 
 
 def concept_page(results: Results, concept: int, n: int = 6) -> Figure:
@@ -123,7 +138,7 @@ def concept_page(results: Results, concept: int, n: int = 6) -> Figure:
         captions = [caption_of(results, results.pair_ids[position]) for position in positions]
         empty = n - len(positions)
         rows.append(Row(label, cells + [None] * empty, captions + [""] * empty))
-    title = f"{shown_name(row)}, concept {concept}: fires {seen_on(results, concept)}"
+    title = f"{on_one_line(concept_label(results, concept))}: fires {seen_on(results, concept)}"
     return draw_grid(rows, label_width=2.0, wrap=30, title=title)
 
 

@@ -1,7 +1,6 @@
 """The explorer in a notebook: a widget that shows the front end of `explorer` and answers what it asks."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +15,7 @@ from blindspots_lib.figures.answering import (
     Answering,
     checked_position,
     front_end,
+    opened_again,
     pair_thumbnail,
     script_of,
     small_picture,
@@ -84,15 +84,10 @@ def checked_state(results: Results, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class KernelSource:
-    """What the front end asks for, from results whose images and codes it opens for itself.
-
-    A front end may ask while a cell runs; the kernel then answers in another thread.
-    """
+    """What the front end asks for."""
 
     def __init__(self, results: Results, plants: explorer_data.Planted | None = None):
-        self.results, self.plants = replace(results), plants
-        shared = {name: value for name, value in vars(results).items() if name not in ("images", "codes")}
-        vars(self.results).update(shared)
+        self.results, self.plants = opened_again(results), plants
 
     def start(self) -> dict[str, Any]:
         """Return all that the front end holds from the beginning: everything except heatmaps and images."""

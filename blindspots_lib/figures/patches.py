@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from blindspots_lib.analysis.results import Results
-from blindspots_lib.figures.answering import Answering, front_end, pair_thumbnail, script_of, small_picture, unknown
-from blindspots_lib.figures.galleries import caption_of, concept_cell, heatmap_strength, top_images
+from blindspots_lib.figures.answering import Answering, front_end, opened_again, pair_thumbnail, script_of, small_picture, unknown
+from blindspots_lib.figures.galleries import caption_of, concept_cell, concept_label, heatmap_strength, top_images
 from blindspots_lib.figures.image_grid import Cell, Row, draw_grid, printable
-from blindspots_lib.figures.selection import shown_name
 from blindspots_lib.sae.model import TopKSAE
 
 THUMB = 128  # pixels of an image's side
@@ -26,7 +25,7 @@ class PatchConcepts(Answering):
     _esm = script_of("kernel.js", "patches.js")
 
     def __init__(self, results: Results, sae: TopKSAE):
-        self.results, self.atoms = results, sae.dictionary.atoms().detach().cpu().numpy()
+        self.results, self.atoms = opened_again(results), sae.dictionary.atoms().detach().cpu().numpy()
         super().__init__(small_picture(self.example(), results.study, shows_images=True))
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +69,7 @@ class PatchConcepts(Answering):
         concept = int(np.asarray(results.energies["real"].matrix[[0]].todense()).argmax())
         strength = heatmap_strength(results, ["real"], [concept])
         shown = top_images(results, "real", [concept], 4)
-        label = f"{shown_name(results.concepts.loc[concept])}, concept {concept}"
+        label = concept_label(results, concept)
         image = Cell(results.images["real"][results.pair_ids[0]])
         cells = [image, *(concept_cell(results, "real", at, [concept], strength) for at in (0, *shown))]
         title = f"“{caption_of(results, results.pair_ids[0])}” and the strongest of its concepts; more in JupyterLab"

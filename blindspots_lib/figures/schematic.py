@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from blindspots_lib.analysis.results import Results
-from blindspots_lib.figures.galleries import caption_of, heatmap, heatmap_strength, telling_pairs
+from blindspots_lib.figures.galleries import caption_of, concept_label, heatmap, heatmap_strength, on_one_line, telling_pairs
 from blindspots_lib.figures.image_grid import faded, printable
-from blindspots_lib.figures.selection import number, shown_name
+from blindspots_lib.figures.selection import number
 from blindspots_lib.figures.style import DELTA_CMAP, INK, QUIET, literal
 
 WIDTH, HEIGHT, SIDE = 122, 49, 15  # of the picture, and of an image in it
@@ -56,7 +56,8 @@ def plot_method(results: Results, model: str, concept: int) -> Figure:
     delta = float(row[f"delta_{model}"])
     box(axis, X_DELTA + 7, MIDDLE, f"over all pairs\nδ(k) = ξ̄′ₖ / (ξ̄ₖ + ξ̄′ₖ)\n= {number(delta)}\n{row[f'call_{model}']}",
         14, tall=13, colour=DELTA_CMAP(delta))  # fmt: skip
-    title = f"Does {label} draw “{shown_name(row)}” (concept k = {concept}) as often as real images show it?"
+    name = on_one_line(concept_label(results, concept))
+    title = f"Does {label} draw k ({name}) as often as real images show it?"
     write(axis, WIDTH / 2, HEIGHT - 1.8, title, weight="bold", size=10)
     return figure
 

@@ -47,8 +47,9 @@ def tasks_of(study: Study, width: int) -> Iterator[Task]:
     encoded = left(n, *(f"energies/{source}" for source in sources))
     if study.backbone.keep_tokens:
         first = "02_dinov2_features", left(n, *(f"tokens/{source}" for source in sources))
-    else:  # computed again where they are read: those of the real images also for the training, and for the SAE's errors
-        first = "03_rasae_training", encoded + 2 * n * bool(encoded)
+    else:  # computed again where they are read: those of the real images twice more for the SAE's errors, and for a training
+        trains_on_pairs = isinstance(study.sae, SAEConfig) and study.sae.corpus is None
+        first = "03_rasae_training", encoded + (2 + trains_on_pairs) * n * bool(encoded)
     for what, notebook, number in [
         ("tokens", *first),
         ("tokens, the SAE's corpus", "03_rasae_training", left(n_corpus(study), "tokens/corpus")),
@@ -66,7 +67,7 @@ def code_task(study: Study, n: int, width: int) -> Task:
     """Return the task of the codes and energies of n images, and of the tables and the map, of which there is only a guess."""
     if not n:
         return Task("codes and tables", "03_rasae_training", 0.0, "finished")
-    tables = PER_MODEL * len(study.models) + PER_CONCEPT * study.sae.n_concepts
+    tables = PER_MODEL * len(study.models) * n_pairs(study) / 1000 + PER_CONCEPT * study.sae.n_concepts
     return Task("codes and tables", "03_rasae_training", n * costs.seconds_of_codes(study, width) + tables,
                 f"tables and map by a first guess: {duration(tables)}")  # fmt: skip
 

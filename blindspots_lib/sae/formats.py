@@ -6,7 +6,7 @@ the published RA-SAE, only the tensors are read, with inert stand-ins for its cl
     encoder.final_block.0.weight (k, d), .bias (k)                     the encoder
     encoder.final_block.1.weight, .bias [, .running_mean, .running_var]  a layer norm [batch norm] after it, optional
     dictionary.W (k, c), .C (c, d), .Relax (k, d), .multiplier ()      RA-SAE: D = (W C + Relax) exp(multiplier)
-    dictionary._weights (k, d), .multiplier ()                         TopK, BatchTopK: rows of unit length, times exp(multiplier)
+    dictionary._weights (k, d), .multiplier ()                         TopK, BatchTopK: rows, normalized, times exp(multiplier)
     running_threshold ()                                               BatchTopK; a plain attribute there, so often missing
 
 matybohacek/RA-SAE-DINOv2-32k is a pickled DataParallel(BatchTopKSAE) with a layer norm over its 32,000 concepts. Only its
@@ -19,21 +19,25 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from blindspots_lib.core.artifacts import Artifact, Stage, Workspace
 from blindspots_lib.core.config import TrainedSAE, contents
 from blindspots_lib.core.errors import StudyError, first_line
 from blindspots_lib.core.files import naming_full_disk
 from blindspots_lib.core.hub import fetch_file, hashes, weights_fingerprint
-from blindspots_lib.sae.dictionaries import DenseArchetypalDictionary
 from blindspots_lib.sae.model import TopKSAE
 
 ENCODER = "encoder.final_block.0"
 NORM = "encoder.final_block.1"
 ARCHETYPAL = ("dictionary.W", "dictionary.C", "dictionary.Relax")
 FREE = "dictionary._weights"
-IMPORT = Stage("import", 2)
+IMPORT = Stage("import", 3)
+NEARLY = 0.05  # by which lengths of 1 may be off after the last step of a training
+NORMALIZATIONS = {
+    "l2": lambda x: x / (x.norm(dim=1, keepdim=True) + 1e-8), "max_l2": lambda x: x / x.norm(dim=1).max(),
+    "l1": lambda x: x / (x.norm(p=1, dim=1, keepdim=True) + 1e-8), "max_l1": lambda x: x / x.norm(p=1, dim=1).max(),
+    "identity": lambda x: x,
+}  # fmt: skip
 ROWS = 256  # rows of W that are multiplied at a time
 BATCH_NORM_EPS = 1e-5  # torch's default, which Overcomplete keeps
 
@@ -98,12 +102,16 @@ def tensors_of(module: Inert, prefix: str = "") -> dict[str, Tensor]:
     return state
 
 
-def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = None, radius: float = 1.0) -> TopKSAE:
+def read_overcomplete(
+    path: Path, top_k: int | None, threshold: float | None = None, radius: float | None = None, normalization: str | None = None
+) -> TopKSAE:
     """Read an SAE of Overcomplete from its state dict; codes, reconstructions and atoms stay the same, W is multiplied out.
 
     With top_k None, codes at or above BatchTopK's running threshold are kept; it is read from the file, unless `threshold` gives
-    it. `radius` is the bound of the relaxation in training (Overcomplete's delta). Raises StudyError, with what was expected
-    and found, if the state dict has another layout or its shapes do not fit.
+    it. A state dict does not hold `radius`, the bound of the relaxation in training (Overcomplete's delta), nor `normalization`,
+    what is done to the atoms of TopK and BatchTopK; without them they must be plain: rows of Relax no longer than 1, atoms of
+    unit length. Its encoder must end in a ReLU. Raises StudyError, with what was expected and found, if the state dict has
+    another layout, its shapes do not fit, something must be given, or a number is not finite.
     """
     state = read_weights(path)
     check_layout(state, str(path))
@@ -116,10 +124,10 @@ def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = N
     n_concepts, d = state[f"{ENCODER}.weight"].shape
     scale = state.get("dictionary.multiplier", torch.zeros(())).float().exp()
     if FREE in state:
-        atoms = scale * F.normalize(state[FREE].float(), dim=1)
+        atoms = scale * normalized(state[FREE].float(), normalization, path)
     else:
         w, c, relaxation = (state[name] for name in ARCHETYPAL)
-        atoms = archetypal_atoms(w, scale * c.float(), scale * relaxation.float(), radius * scale.item())
+        atoms = scale * archetypal_atoms(w, c.float(), bounded(relaxation.float(), radius, path))
     sae = TopKSAE(d, n_concepts, top_k, n_candidates=1, dictionary="free", concept_norm=layer_norm)
     weight, bias = state[f"{ENCODER}.weight"].float(), state[f"{ENCODER}.bias"].float()
     normed = {}
@@ -129,6 +137,8 @@ def read_overcomplete(path: Path, top_k: int | None, threshold: float | None = N
     elif norm["weight"] is not None:  # a batch norm in evaluation mode is a linear map
         gain = norm["weight"] / (norm["running_var"] + BATCH_NORM_EPS).sqrt()
         weight, bias = weight * gain[:, None], (bias - norm["running_mean"]) * gain + norm["bias"]
+    for name, numbers in (("the encoder's weights", weight), ("the encoder's biases", bias), ("the dictionary", atoms)):
+        check_finite(numbers, name, path)
     sae.load_state_dict({
         "encoder.weight": weight, "encoder.bias": bias, "token_length": torch.ones(()),
         "threshold": torch.as_tensor(0.0 if top_k else threshold), "dictionary.free_atoms": atoms, **normed,
@@ -158,21 +168,46 @@ def check_layout(state: Mapping[str, Tensor], name: str) -> None:
             )
 
 
-@torch.no_grad()
-def archetypal_atoms(
-    w: Float[Tensor, "k c"], c: Float[Tensor, "c d"], relaxation: Float[Tensor, "k d"], radius: float
-) -> Float[Tensor, "k d"]:
-    """Return W C + Lambda, both projected, from a few rows of W at a time: W has gigabytes, and is read from the file here."""
-    some = DenseArchetypalDictionary(ROWS, *c.shape, radius)
-    some.candidates.copy_(c)
-    atoms = torch.empty(relaxation.shape)
+def normalized(weights: Float[Tensor, "k d"], normalization: str | None, path: Path) -> Float[Tensor, "k d"]:
+    """Return atoms as Overcomplete normalizes them when it builds the dictionary. Raises StudyError if that cannot be told."""
+    if normalization is None:
+        lengths = weights.norm(dim=1)
+        if ((lengths - 1).abs() > NEARLY).any():
+            raise StudyError(
+                f"{path}: its atoms have lengths from {lengths.min():.3g} to {lengths.max():.3g}, and a state dict does not say "
+                f"what Overcomplete made of them; give normalization: {', '.join(NORMALIZATIONS)}"
+            )
+        normalization = "l2"
+    return NORMALIZATIONS[normalization](weights)
+
+
+def bounded(relaxation: Float[Tensor, "k d"], radius: float | None, path: Path) -> Float[Tensor, "k d"]:
+    """Return the relaxation, rows no longer than `radius`. Raises StudyError if it is not given and rows are longer than 1."""
+    lengths = relaxation.norm(dim=1, keepdim=True)
+    if radius is None and lengths.max() > 1 + NEARLY:
+        raise StudyError(
+            f"{path}: rows of dictionary.Relax are up to {lengths.max():.3g} long; give radius, Overcomplete's delta"
+        )
+    return relaxation * ((radius or 1.0) / lengths.clamp(min=1e-12)).clamp(max=1)
+
+
+def archetypal_atoms(w: Tensor, c: Float[Tensor, "c d"], relaxation: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+    """Return W C + Lambda, from a few rows of W at a time: W has gigabytes, and is read from the file here.
+
+    Overcomplete makes W positive and its rows sum to 1 when it builds the dictionary, not when it saves. A row without a positive
+    weight stays 0 there, as with more concepts than candidates, and so it does here.
+    """
+    atoms = relaxation.clone()
     for start in range(0, len(w), ROWS):
-        rows = w[start : start + ROWS]
-        some.weights[: len(rows)] = rows
-        some.relaxation[: len(rows)] = relaxation[start : start + ROWS]
-        some.project()  # Overcomplete projects when it builds the dictionary, not when it saves
-        atoms[start : start + ROWS] = some.atoms(slice(0, len(rows)))
+        rows = w[start : start + ROWS].float().relu()
+        atoms[start : start + ROWS] += (rows / (rows.sum(dim=1, keepdim=True) + 1e-8)) @ c
     return atoms
+
+
+def check_finite(numbers: Tensor, name: str, path: Path) -> None:
+    bad = ~torch.isfinite(numbers).reshape(len(numbers), -1).all(dim=1)
+    if bad.any():
+        raise StudyError(f"{path}: {name} of concept {int(bad.nonzero()[0])} are not finite; is the file whole?")
 
 
 def imported_artifact(workspace: Workspace, config: TrainedSAE) -> Artifact:
@@ -198,7 +233,7 @@ def import_sae(workspace: Workspace, config: TrainedSAE) -> Artifact:
         return artifact
     path = check_trained(config)
     artifact.begin()
-    sae = read_overcomplete(path, config.top_k, config.threshold)
+    sae = read_overcomplete(path, config.top_k, config.threshold, config.radius, config.normalization)
     with naming_full_disk(artifact.folder / "model.safetensors"):
         sae.save_pretrained(artifact.folder)
     artifact.finish(n_concepts=sae.n_concepts, d=sae.d, files=hashes(config))

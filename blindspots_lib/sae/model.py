@@ -108,12 +108,13 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         self.encoder.bias.zero_()
 
     def scaled(self, tokens: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return tokens / s. Raises StudyError if their width is not the SAE's or any is not finite."""
+        """Return tokens / s, in the SAE's dtype. Raises StudyError if their width is not the SAE's or any is not finite."""
         if tokens.shape[-1] != self.d:
             raise StudyError(
                 f"SAE: made for tokens of width {self.d}, got width {tokens.shape[-1]}; "
                 "use the backbone it was trained on, or train it again"
             )
+        tokens = tokens.to(self.encoder.weight.dtype)
         if not torch.isfinite(tokens.sum()):  # one NaN or infinity makes it so
             raise StudyError("SAE: its tokens hold NaN or infinity; are the features whole?")
         return tokens / self.token_length

@@ -134,7 +134,7 @@ def plot_copies(trial: Trial, card: dict[str, dict[str, Measure]]) -> tuple[Figu
     axes[0].axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
     axes[0].annotate("chance", (0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
                      fontsize=7.5, color=QUIET)  # fmt: skip
-    axes[0].set_xlim(0.48, 1.02)
+    axes[0].set_xlim(min(0.48, axes[0].get_xlim()[0]), 1.02)
     axes[1].set_xlim(-0.02, 1.02)
     axes[1].legend(fontsize=7.5)
     shown = [f"{short}_{measure}" for short in COPY_SCORES.values() for measure in labels]

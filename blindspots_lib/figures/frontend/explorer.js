@@ -150,6 +150,7 @@
         .then(() => {
           this.loads[part].done = true;
           if (["tops", "pairs", "definitions"].includes(part)) this.fresh = null;
+          if (part === "definitions") this.shown = null; // an open card says them too
           this.paint();
         })
         .catch((error) => this.fail(error));

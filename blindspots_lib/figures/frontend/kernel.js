@@ -30,6 +30,7 @@ function kernelOf(model, say, showError) {
     waiting.delete(reply.id);
     if (!waiting.size) say("");
     if (reply.error === undefined) {
+      showError("");
       call.resolve(unpacked(reply.answer, buffers));
     } else {
       showError(reply.error);

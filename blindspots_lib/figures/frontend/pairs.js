@@ -78,7 +78,7 @@
       concepts[where] = el("div", { class: "leading" });
       return el(
         "li",
-        { class: where === state.model ? "own" : null, style: null },
+        { class: where === state.model ? "own" : null },
         el("h4", {}, where === "real" ? "Real" : B.short(app.label(where), 24)),
         B.picture(app, where, pair, size),
         el("p", {}, factsOf(table.models[where], pair)),
