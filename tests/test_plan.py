@@ -287,7 +287,7 @@ def test_check_names_everything_at_once_and_runs_nothing(make_study, tmp_path, m
     assert any("real: no such folder; correct pairs.path" in fault for fault in faults)
     assert not study.folder.exists()
 
-    trained = {"path": str(tmp_path), "file": "none.safetensors", "n_concepts": 8}
+    trained = {"path": str(tmp_path), "file": "none.safetensors", "n_concepts": 8, "top_k": 5}
     (fault,) = check(make_study({"sae": trained, "stability": ...}))
     assert fault == f"{tmp_path}: has no file 'none.safetensors'; correct sae.path or sae.file"
 
