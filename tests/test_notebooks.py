@@ -280,10 +280,10 @@ def test_command_line_ends_with_one_line_and_not_zero():
 def test_moving_the_slider_draws_other_pairs_and_an_error_is_shown(smoke, monkeypatch):
     first, failure, picture = widgets.explore_pairs(open_results(load_study(str(smoke)))).children
     before = bytes(picture.value)
-    assert before.startswith(b"\x89PNG")
+    assert before.startswith(b"RIFF")
     first.value = 9
     after = bytes(picture.value)
-    assert after.startswith(b"\x89PNG")
+    assert after.startswith(b"RIFF")
     assert after != before
     monkeypatch.setattr(widgets, "drawn", lambda results, first: 1 / 0)
     first.value = 3

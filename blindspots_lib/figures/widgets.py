@@ -18,7 +18,7 @@ def explore_pairs(results: Results) -> widgets.Widget:
     The picture is an image widget, not a captured output, so that it does not flicker. An error in the first drawing stops the
     notebook, a later one is shown above the picture.
     """
-    picture = widgets.Image(format="png", layout=widgets.Layout(height=f"{HEIGHT}px", object_fit="contain"))
+    picture = widgets.Image(format="webp", layout=widgets.Layout(height=f"{HEIGHT}px", object_fit="contain"))
     failure, last = widgets.Label(), max(0, len(results.pair_ids) - SHOWN)
     first = widgets.IntSlider(value=0, min=0, max=last, description="first pair", continuous_update=False)
 
@@ -39,6 +39,6 @@ def drawn(results: Results, first: int) -> bytes:
     figure = galleries.contact_sheet(results, results.pair_ids[first : first + SHOWN])
     add_footer(figure, results.study, shows_images=True)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="webp", dpi=90, pil_kwargs={"quality": 50})  # a notebook keeps it: 50 KB, a PNG 400
     plt.close(figure)
     return buffer.getvalue()
