@@ -49,5 +49,5 @@ def test_where_nothing_is_found_the_sheet_says_so(results):
     results.datapoints["copy_call"], results.datapoints["caption_fit"] = "", np.nan
     model = results.study.models[0]
     sheets = copies_sheet(results, model.name), misfits_sheet(results)
-    said = [sheet.texts[0].get_text().replace("\n", " ") for sheet in sheets]
+    said = [sheet.axes[0].texts[0].get_text().replace("\n", " ") for sheet in sheets]
     assert said == [f"no image of {model.label} is called a copy", "no caption has words that go with what images show"]
