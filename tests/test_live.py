@@ -108,7 +108,7 @@ def test_images_asked_for_at_once_come_with_their_own_numbers(explorer, results)
         shown = Image.open(io.BytesIO(thumb["image"].tobytes())).convert("RGB")
         assert shown.size == (64, 64)
         stored = results.images[source][results.pair_ids[pair]]
-        assert np.abs(np.asarray(shown, float) - np.asarray(stored, float)).mean() < 8
+        assert np.abs(np.asarray(shown, float) - np.asarray(stored, float)).mean() < 10  # WebP loses some
 
 
 @pytest.mark.parametrize(
