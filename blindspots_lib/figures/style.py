@@ -80,7 +80,7 @@ def save_figure(
         folder = study.figures_folder
         with replacing(folder / f"{name}.png") as partial_file:
             figure.savefig(partial_file, format="png", metadata={"Software": None})
-        figure.set_layout_engine("none")  # the PDF keeps the layout of the PNG
+        figure.set_layout_engine(None)  # the PDF keeps the layout of the PNG, and is drawn once
         with replacing(folder / f"{name}.pdf") as partial_file:
             figure.savefig(partial_file, format="pdf", metadata={"CreationDate": None})
     write_json(folder / f"{name}.json", {
