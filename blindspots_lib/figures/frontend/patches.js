@@ -106,6 +106,7 @@ class Patches {
   }
   /* A click holds the patch, so that the pointer can go to its concepts; a click on it lets it go. */
   hold(event) {
+    if (!this.patches) return;
     const before = this.patch;
     this.point(event);
     this.isHeld = !(this.isHeld && this.patch === before);
