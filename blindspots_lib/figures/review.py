@@ -52,7 +52,7 @@ class ReviewSheet:
         self.path, self.images = labels_path(results.study, reviewer), results.sources[model].fingerprint
         self.captions = dict(zip(results.pairs.pair_ids, results.pairs.captions, strict=True))
         self.status, self.caption = widgets.HTML(), widgets.HTML()
-        self.pictures = [widgets.Image(format="png", layout=widgets.Layout(width=f"{SIDE}px")) for _ in range(2)]
+        self.pictures = [widgets.Image(format="webp", layout=widgets.Layout(width=f"{SIDE}px")) for _ in range(2)]
         self.buttons = [widgets.Button(description=label) for label in LABELS]
         self.back = widgets.Button(description="back")
         for button in self.buttons:
@@ -87,7 +87,7 @@ class ReviewSheet:
             pair_id = self.pair_ids[place]
             self.caption.value = f"<b>{html.escape(self.captions[pair_id])}</b>"
             for source, picture in zip(("real", self.model), self.pictures, strict=True):
-                picture.value = as_png(self.results.images[source][pair_id])
+                picture.value = as_webp(self.results.images[source][pair_id])
             for button in self.buttons:
                 button.button_style = "info" if labelled.get(pair_id) == button.description else ""
 
@@ -100,11 +100,11 @@ class ReviewSheet:
         self.show(self.place + 1)
 
 
-def as_png(image: Image.Image) -> bytes:
-    """Return an image as PNG; a small one enlarged by whole pixels."""
+def as_webp(image: Image.Image) -> bytes:
+    """Return an image as WebP, without loss; a small one enlarged by whole pixels."""
     times = max(1, SIDE // max(image.size))
     buffer = io.BytesIO()
-    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(buffer, "png")
+    image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST).save(buffer, "webp", lossless=True)
     return buffer.getvalue()
 
 

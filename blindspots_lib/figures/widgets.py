@@ -9,11 +9,11 @@ from blindspots_lib.analysis.results import Results
 from blindspots_lib.figures import galleries
 from blindspots_lib.figures.style import add_footer
 
-SHOWN, HEIGHT = 6, 560  # pairs at a time; pixels
+SHOWN, HEIGHT = 5, 480  # pairs at a time; pixels
 
 
 def explore_pairs(results: Results) -> widgets.Widget:
-    """Show six successive pairs: caption, real image, every model's generation.
+    """Show five successive pairs: caption, real image, every model's generation.
 
     The picture is an image widget, not a captured output, so that it does not flicker. An error in the first drawing stops the
     notebook, a later one is shown above the picture.
@@ -39,6 +39,6 @@ def drawn(results: Results, first: int) -> bytes:
     figure = galleries.contact_sheet(results, results.pair_ids[first : first + SHOWN])
     add_footer(figure, results.study, shows_images=True)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", dpi=90, pil_kwargs={"quality": 50})  # a notebook keeps it: 50 KB, a PNG 400
+    figure.savefig(buffer, format="webp", dpi=75, pil_kwargs={"quality": 40})  # a notebook keeps it: 30 KB, a PNG 400
     plt.close(figure)
     return buffer.getvalue()
