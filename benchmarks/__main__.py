@@ -1,7 +1,7 @@
 """Measure ratios to the peers, with their spread: python -m benchmarks [NAME ...] writes runs/bench/ratios.json.
 
-Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs, coverage, calls, explorer; all of them if none is
-given.
+Names: archetypal, plain, tokens, encode, memory, statistics, growth, pairs, coverage, calls, explorer, libraries; all of them if
+none is given.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks import calls, coverage, encoding, explorer, growth, pairs, training_steps
+from benchmarks import calls, coverage, encoding, explorer, growth, libraries, pairs, training_steps
 from benchmarks.memory import peak_of
 from benchmarks.timing import Row
 from blindspots_lib.core.artifacts import code_revision
@@ -46,6 +46,12 @@ def run_coverage() -> list[Row]:
     return coverage.coverage_rows(tables)
 
 
+def run_libraries() -> list[Row]:
+    table = libraries.measure_libraries()
+    write_json(SHOWN / "libraries.json", table)
+    return libraries.library_rows(table)
+
+
 def show(name: str, figure: Figure, numbers: dict) -> None:
     SHOWN.mkdir(parents=True, exist_ok=True)
     figure.savefig(SHOWN / f"{name}.png", dpi=150)
@@ -57,14 +63,14 @@ BENCHMARKS = {
     "tokens": training_steps.run_equal_tokens, "encode": encoding.run_encode,
     "memory": lambda: [encoding.run_encode_memory(), *training_memory()], "statistics": encoding.run_statistics,
     "growth": run_growth, "pairs": pairs.run_pairs, "coverage": run_coverage, "calls": calls.run_calls,
-    "explorer": explorer.run_explorer,
+    "explorer": explorer.run_explorer, "libraries": run_libraries,
 }  # fmt: skip
 
 
 def print_row(row: Row) -> None:
     entry = row.as_json()
     verdict = {None: "", True: "ok", False: "MISSED"}[row.passes]
-    spread = f"{entry['median']:10.2f} {row.unit:9}[{entry['min']:.2f}, {entry['max']:.2f}]"
+    spread = f"{entry['median']:10.3g} {row.unit:9}[{entry['min']:.3g}, {entry['max']:.3g}]"
     bar = "" if row.bar is None else f"bar {row.bar:g}"
     print(f"{row.what:86} {spread:36} {bar:9} {verdict}")
     print("    against", "; ".join(filter(None, (row.against, row.note))), flush=True)

@@ -5,8 +5,8 @@ import torch
 from benchmarks.data import D, make_tokens
 from benchmarks.peers import import_overcomplete
 from blindspots_lib.core.config import SAEConfig
-from blindspots_lib.sae.formats import to_overcomplete
 from blindspots_lib.sae.model import TopKSAE
+from blindspots_lib.sae.overcomplete import to_overcomplete
 from blindspots_lib.sae.train import Trainer, make_sae
 
 TOP_K = 5  # active concepts per token

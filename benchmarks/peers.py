@@ -2,25 +2,47 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
 import time
 import types
+from importlib.metadata import version
 from types import ModuleType
 
 
-def import_overcomplete() -> ModuleType:
-    """Import `overcomplete.sae` without the package's own __init__, which fails with current versions of matplotlib.
+def import_bare(package: str, module: str, **attributes: object) -> ModuleType:
+    """Import a module of a package without the package's own __init__, which asks for more than is installed here.
 
-    Raises ImportError if it is not installed (`pip install --no-deps -r requirements-peers.lock`).
+    `attributes` are set on the package, where the module reads them. Raises ImportError if the package is not installed.
     """
-    if "overcomplete" not in sys.modules:
-        spec = importlib.util.find_spec("overcomplete")
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
         if spec is None:
-            raise ImportError("overcomplete is not installed: pip install --no-deps -r requirements-peers.lock")
-        package = types.ModuleType("overcomplete")
-        package.__path__ = list(spec.submodule_search_locations)
-        sys.modules["overcomplete"] = package
-    return importlib.import_module("overcomplete.sae")
+            raise ImportError(f"{package} is not installed: pip install --no-deps -r requirements-peers.lock")
+        bare = types.ModuleType(package)
+        bare.__path__ = list(spec.submodule_search_locations)
+        vars(bare).update(attributes)
+        sys.modules[package] = bare
+    return importlib.import_module(f"{package}.{module}")
+
+
+def import_overcomplete() -> ModuleType:
+    """Import `overcomplete.sae`; the package's own __init__ fails with current versions of matplotlib."""
+    return import_bare("overcomplete", "sae")
+
+
+def import_sae_lens(module: str) -> ModuleType:
+    """Import a module of `sae_lens.saes`, with stand-ins for the two classes of transformer_lens that its SAEs derive from."""
+    import torch
+
+    if "transformer_lens" not in sys.modules:
+        hooks = {"HookPoint": type("HookPoint", (torch.nn.Identity,), {}),
+                 "HookedRootModule": type("HookedRootModule", (torch.nn.Module,), {"setup": lambda self: None})}  # fmt: skip
+        for name in ("transformer_lens", "transformer_lens.hook_points", "transformer_lens.HookedTransformer"):
+            sys.modules[name] = types.ModuleType(name)
+            vars(sys.modules[name]).update(hooks)
+    import_bare("sae_lens", "constants", __version__=version("sae-lens"), logger=logging.getLogger("sae_lens"))
+    return importlib.import_module(f"sae_lens.saes.{module}")
 
 
 class OvercompleteTraining:

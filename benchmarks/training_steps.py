@@ -6,8 +6,8 @@ from benchmarks.contestants import BATCH, RATE, TOP_K, make_alike, make_peer, ma
 from benchmarks.data import backbone_tokens, make_tokens
 from benchmarks.peers import EagerSparseTraining, OvercompleteTraining
 from benchmarks.timing import Row, ratios, time_in_turn
-from blindspots_lib.sae.formats import to_overcomplete
 from blindspots_lib.sae.kmeans import kmeans_candidates
+from blindspots_lib.sae.overcomplete import to_overcomplete
 from blindspots_lib.sae.train import Trainer
 
 RATES = (3e-5, 1e-4, 3e-4)  # learning rates that `compare_with_peer` tries

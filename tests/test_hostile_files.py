@@ -14,7 +14,8 @@ from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.models.backbone import TokenExtractor
 from blindspots_lib.models.pipelines import load_pipeline
-from blindspots_lib.sae.formats import check_trained, read_weights
+from blindspots_lib.sae.formats import check_trained
+from blindspots_lib.sae.weight_files import read_weight_file
 
 
 class Trap:
@@ -75,7 +76,7 @@ WRITERS = {
 def test_a_trained_sae(tmp_path, marker, kind, ending):
     file = tmp_path / f"sae.{ending}"
     WRITERS[kind](file, marker)
-    refused(read_weights, file)
+    refused(read_weight_file, file)
     refused(check_trained, TrainedSAE(path=str(tmp_path), file=file.name, n_concepts=2, top_k=5))
 
 

@@ -123,8 +123,34 @@ def test_a_trained_sae_is_identified_by_its_one_file(tmp_path):
     assert weights_fingerprint(sae) == before
     (tmp_path / "sae.pt").write_text("other weights")
     assert weights_fingerprint(sae) != before
+    with_settings = sae.model_copy(update={"settings": "cfg.json"})
+    prints = set()
+    for content in ('{"k": 1}', '{"k": 2}'):
+        (tmp_path / "cfg.json").write_text(content)
+        prints.add(weights_fingerprint(with_settings))
+    assert len(prints) == 2
     with pytest.raises(StudyError, match=r"has no file 'none.pt'; correct sae.path or sae.file$"):
         weights_fingerprint(sae.model_copy(update={"file": "none.pt"}))
+
+
+SAE_OF_TWO_FILES = (
+    FETCH.replace("import Weights", "import TrainedSAE")
+    .replace("hub.fetch(Weights(", "hub.obtain(TrainedSAE(")
+    .replace('variant="fp16"', 'file="layer/sae.safetensors", settings=os.environ["SETTINGS"], n_concepts=8')
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [("cfg.json", "['layer/cfg.json', 'layer/sae.safetensors']\n"), ("none.json", "has no file 'layer/none.json'; correct it")],
+)
+def test_an_sae_comes_with_its_settings(hub, repository, run_python, hub_environment, settings, expected):
+    folder = hub.repos["models", repository] / "layer"
+    folder.mkdir()
+    for name in ("sae.safetensors", "cfg.json", "other.json"):
+        (folder / name).write_text(name)
+    taken = run_python(SAE_OF_TWO_FILES, REPO=repository, SETTINGS=settings, **hub_environment)
+    assert expected in taken.stdout, taken.stderr
 
 
 NAMED = 'LoRA(file="Hyper-SD15-1step-lora.safetensors", repo='

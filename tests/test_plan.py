@@ -34,8 +34,8 @@ from blindspots_lib.run.plan import plan_rows
 from blindspots_lib.run.published_speeds import SPEEDS, first_guess, seconds_by_gpu
 from blindspots_lib.run.stages import measure, train
 from blindspots_lib.run.times import image_task, tasks_of
-from blindspots_lib.sae.formats import to_overcomplete
 from blindspots_lib.sae.model import load_sae
+from blindspots_lib.sae.overcomplete import to_overcomplete
 from blindspots_lib.sae.stability import run_configs
 from blindspots_lib.sae.train import make_sae
 from blindspots_lib.trial.methods import rival_configs
@@ -420,7 +420,7 @@ def test_check_names_a_place_where_nothing_can_be_written(make_study, tmp_path, 
     [
         ({"encoder": TokenLayout(1, 1, 1)}, "names blindspots_lib.models.backbone.TokenLayout, which loading it would run"),
         (b"torn", "not readable as tensors"),
-        ({}, "not an Overcomplete SAE with a linear encoder"),
+        ({}, "an SAE of no library that is known; found nothing"),
         (9, "sae.n_concepts = 8: .* has 9; correct it in the study"),
     ],
 )

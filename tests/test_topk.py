@@ -74,11 +74,12 @@ def test_more_than_there_are_is_refused():
         top_products(torch.randn(2, 3), torch.randn(3, 3), torch.zeros(3), 4)
 
 
-def test_products_above_a_threshold_by_brute_force(small_tiles):
+@pytest.mark.parametrize("threshold", [torch.tensor(4.0), torch.linspace(-1, 6, 300)], ids=["one", "one per concept"])
+def test_products_above_a_threshold_by_brute_force(small_tiles, threshold):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(40, 8), torch.randn(300, 8), torch.randn(300)
     product = x @ weight.T + bias
-    found = products_above(x, weight, bias, 4.0)
+    found = products_above(x, weight, bias, threshold)
     dense = torch.zeros_like(product).scatter_add(1, found.indices, found.values)
-    torch.testing.assert_close(dense, torch.where(product >= 4, product, 0))
-    assert products_above(x, weight, bias, 1e9).values.tolist() == [[0.0]] * 40
+    torch.testing.assert_close(dense, torch.where((product >= threshold) & (product > 0), product, 0))
+    assert products_above(x, weight, bias, torch.tensor(1e9)).values.tolist() == [[0.0]] * 40

@@ -300,14 +300,15 @@ class SAEConfig(Part):
 
 
 class TrainedSAE(Place):
-    """An SAE that is trained already: a state dict in Overcomplete's layout."""
+    """An SAE that is trained already, by this project or by another library (studies/README.md lists them)."""
 
     file: str  # its weights, in the folder or repository: .safetensors, or a .pt that holds tensors only
+    settings: str | None = None  # a JSON file in the same folder, where the library keeps its settings: cfg.json, config.json
     n_concepts: Count  # checked against the file
-    top_k: Count | None  # active concepts per token; null: codes at or above the threshold
-    threshold: float | None = None  # of a BatchTopK SAE whose file lacks it; 0 for an SAE that keeps all codes
-    normalization: Literal["l2", "max_l2", "l1", "max_l1", "identity"] | None = None  # of atoms that are not of unit length
-    radius: Annotated[float, Field(gt=0)] | None = None  # bound of the relaxation, where it is greater than 1
+    top_k: Count | Literal["file"] | None = "file"  # active concepts per token; null: codes above a threshold; file: as it says
+    threshold: float | None = None  # of a BatchTopK SAE of Overcomplete whose file lacks it; 0 for an SAE that keeps all codes
+    normalization: Literal["l2", "max_l2", "l1", "max_l1", "identity"] | None = None  # of Overcomplete's atoms, if not unit
+    radius: Annotated[float, Field(gt=0)] | None = None  # bound of Overcomplete's relaxation, where it is greater than 1
     seed: Seed = 0  # recorded with the figures, as a training's is
 
 

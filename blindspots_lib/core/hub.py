@@ -87,10 +87,12 @@ def obtain(place: Place, bar: tqdm | None = None) -> Path:
 
 def weights_fingerprint(weights: Weights | TrainedSAE) -> str:
     """Fingerprint the content of a local folder or of an SAE's one file, or a repository's commit and what is taken from it."""
-    said = weights.model_dump(include={"repo", "revision", "variant", "subfolder", "file"}, exclude_none=True)
+    said = weights.model_dump(include={"repo", "revision", "variant", "subfolder", "file", "settings"}, exclude_none=True)
     if weights.path:
         path = fetch_file(weights) if isinstance(weights, TrainedSAE) else resolve(weights.path)
         said["content"] = file_fingerprint(path) if path.is_file() else folder_fingerprint(path)
+        if getattr(weights, "settings", None) and (path.parent / weights.settings).is_file():
+            said["content of settings"] = file_fingerprint(path.parent / weights.settings)
     return fingerprint_of(said)
 
 
@@ -100,7 +102,7 @@ def hashes(place: Weights | TrainedSAE) -> dict[str, str]:
 
 
 def files_of(place: Place) -> list[RemoteFile]:
-    """Choose the files that are needed: one named file; or configurations, vocabularies and one set of safetensors per part.
+    """Choose the files that are needed: one named file with its settings, or plain files and one set of safetensors per part.
 
     Raises StudyError if a part has weights in no form that is safe to read.
     """
@@ -111,9 +113,11 @@ def files_of(place: Place) -> list[RemoteFile]:
     everything = [RemoteFile(s.rfilename, s.size, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings]
     inside = f"{place.subfolder}/" if getattr(place, "subfolder", None) else ""
     if name := getattr(place, "file", None):
-        chosen = [file for file in everything if file.path == inside + name]
-        if not chosen:
-            raise StudyError(f"{place.title}: has no file {inside + name!r}; correct it in the study")
+        beside = getattr(place, "settings", None)
+        wanted = [inside + name] + ([str(Path(inside + name).parent / beside)] if beside else [])
+        chosen = [file for path in wanted for file in everything if file.path == path]
+        if lacks := set(wanted) - {file.path for file in chosen}:
+            raise StudyError(f"{place.title}: has no file {min(lacks)!r}; correct it in the study")
         return chosen
     files = [file for file in everything if is_model_file(file.path, inside)]
     folders = sorted({str(Path(file.path).parent) for file in files})
@@ -150,7 +154,7 @@ def record_path(place: Place) -> Path:
     """Return the file that lists what was taken from a repository, in the hub's own cache."""
     from huggingface_hub import constants
 
-    named = place.model_dump(include={"variant", "subfolder", "file"}, exclude_none=True)
+    named = place.model_dump(include={"variant", "subfolder", "file", "settings"}, exclude_none=True)
     folder = Path(constants.HF_HOME) / "blindspots" / place.repo.replace("/", "--")
     return folder / f"{place.revision}-{fingerprint_of(named)}.json"
 

@@ -57,6 +57,11 @@ def is_here(weights: Weights | TrainedSAE) -> bool:
     return bool(files) and all(cached(weights, file) for file in files)
 
 
+def guessed_active(study: Study) -> float:
+    """Return the number of active concepts per token, guessed where a threshold or the SAE's own file decides."""
+    return float(study.sae.top_k) if isinstance(study.sae.top_k, int) else min(ACTIVE, study.sae.n_concepts)
+
+
 def n_corpus(study: Study) -> int:
     """Return the number of images that the SAE learns from, if they are not the real ones."""
     corpus = getattr(study.sae, "corpus", None)
@@ -141,7 +146,7 @@ def seconds_of_codes(study: Study, width: int) -> float:
     from blindspots_lib.sae.model import TopKSAE
 
     n_tokens = token_shape(study)[0]
-    sae = TopKSAE(width, study.sae.n_concepts, study.sae.top_k or round(ACTIVE), n_candidates=1, dictionary="free").eval()
+    sae = TopKSAE(width, study.sae.n_concepts, round(guessed_active(study)), n_candidates=1, dictionary="free").eval()
     sae.to("cuda" if torch.cuda.is_available() else "cpu")
     tokens = torch.randn(4 * n_tokens, width, device=sae.encoder.weight.device)
     sae.encode(tokens[:n_tokens])

@@ -18,7 +18,7 @@ from blindspots_lib.data.images import UnusableImage, encode_png, shrunk
 from blindspots_lib.data.scenes import draw_scene
 from blindspots_lib.data.sources import Pair, folder_rows, webdataset_pairs
 from blindspots_lib.models.external import files_by_id
-from blindspots_lib.run.costs import ACTIVE, n_corpus, n_pairs, n_parameters, trained_again
+from blindspots_lib.run.costs import guessed_active, n_corpus, n_pairs, n_parameters, trained_again
 from blindspots_lib.run.progress import outdated, outputs_of, written
 
 SAMPLE, SEED = 48, 0  # images of one's own that are encoded as they will be stored; which ones
@@ -191,7 +191,7 @@ def n_together(codes) -> int:
 
 
 def guessed_codes(study: Study, tokens: int) -> Codes:
-    active = float(study.sae.top_k or ACTIVE)
+    active = guessed_active(study)
     most = float(study.sae.n_concepts) ** 2
     return Codes(
         active, min(study.sae.n_concepts, (tokens * active) ** REPEATED),

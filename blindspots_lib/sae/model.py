@@ -9,7 +9,7 @@ a active concepts per token.
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -29,6 +29,8 @@ from blindspots_lib.sae.dictionaries import (
 from blindspots_lib.sae.topk import products_above, top_products
 
 DictionaryKind = Literal["dense", "local", "free"]
+InputNorm = Literal["layer_norm", "constant_norm_rescale"]  # in SAELens' words
+LAYER_NORM_EPS = 1e-5  # SAELens' and ViT-Prisma's, added to the standard deviation
 
 
 class ConceptNorm(nn.Module):
@@ -64,6 +66,23 @@ class ConceptNorm(nn.Module):
         return tokens, torch.cat([weight, self.offset[:, None]], dim=1)
 
 
+class TokenScale(NamedTuple):
+    """How tokens are brought to one scale before they are encoded, (x - shift) / divisor, and back: x^ scale + shift."""
+
+    shift: Float[Tensor, "n 1"]
+    divisor: Float[Tensor, "n 1"]
+    scale: Float[Tensor, "n 1"]
+
+
+def token_scale(x: Float[Tensor, "n d"], kind: InputNorm) -> TokenScale:
+    """Return the mean and the standard deviation over the features of each token, or 0 and its length divided by sqrt(d)."""
+    if kind == "layer_norm":
+        deviation = x.std(dim=1, keepdim=True)
+        return TokenScale(x.mean(dim=1, keepdim=True), deviation + LAYER_NORM_EPS, deviation)
+    length = (x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5).clamp(min=torch.finfo(x.dtype).tiny)
+    return TokenScale(torch.zeros_like(length), length, length)
+
+
 class TopKSAE(nn.Module, PyTorchModelHubMixin):
     """Tokens to codes of `n_concepts` concepts: the `top_k` largest are kept, negative ones dropped.
 
@@ -71,20 +90,25 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
     weights in a range that suits the optimizer, whatever the backbone. With top_k = None all codes at or above `threshold` are
     kept instead, as in an SAE trained by batch top-k (arXiv 2412.06410). `dictionary` is "dense" or "local" (archetypal: atoms
     mix all candidates, or the nearest `n_neighbours`) or "free". Raises StudyError if the sizes do not fit.
+
+    Only imported SAEs have the last four: a norm over the concepts, a norm of each token over its features, a bias that is added
+    to the reconstruction, one threshold per concept (JumpReLU, arXiv 2407.14435).
     """
 
     def __init__(
         self, d: int, n_concepts: int, top_k: int | None, n_candidates: int, dictionary: DictionaryKind = "dense",
-        relaxation_radius: float = 1.0, n_neighbours: int = 32, concept_norm: bool = False,
+        relaxation_radius: float = 1.0, n_neighbours: int = 32, concept_norm: bool = False, input_norm: InputNorm | None = None,
+        decoder_bias: bool = False, concept_thresholds: bool = False,
     ):  # fmt: skip
         super().__init__()
         if top_k is not None and top_k > n_concepts:
             raise StudyError(f"sae.top_k = {top_k}: must not exceed sae.n_concepts = {n_concepts}")
-        self.d, self.n_concepts, self.top_k = d, n_concepts, top_k
+        self.d, self.n_concepts, self.top_k, self.input_norm = d, n_concepts, top_k, input_norm
         self.register_buffer("token_length", torch.ones(()))
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(n_concepts if concept_thresholds else ()))
+        self.register_buffer("decoder_bias", torch.zeros(d) if decoder_bias else None)
         self.encoder = nn.Linear(d, n_concepts)
-        self.norm = ConceptNorm(d, n_concepts) if concept_norm else None  # only in imported SAEs
+        self.norm = ConceptNorm(d, n_concepts) if concept_norm else None
         if dictionary == "free":
             self.dictionary = FreeDictionary(n_concepts, d)
         elif dictionary == "dense":
@@ -117,6 +141,9 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         tokens = tokens.to(self.encoder.weight.dtype)
         if not torch.isfinite(tokens.sum()):  # one NaN or infinity makes it so
             raise StudyError("SAE: its tokens hold NaN or infinity; are the features whole?")
+        if self.input_norm:
+            shift, divisor, _ = token_scale(tokens, self.input_norm)
+            tokens = (tokens - shift) / divisor
         return tokens / self.token_length
 
     @torch.no_grad()
@@ -126,7 +153,7 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
         if self.norm:
             scaled, weight = self.norm.widened(scaled, weight)
         if self.top_k is None:
-            found = products_above(scaled, weight, bias, self.threshold.item())
+            found = products_above(scaled, weight, bias, self.threshold)
         else:
             found = top_products(scaled, weight, bias, self.top_k)
         return Codes(found.indices, F.relu(found.values))
@@ -135,7 +162,13 @@ class TopKSAE(nn.Module, PyTorchModelHubMixin):
     def forward(self, tokens: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Codes]:
         """Return reconstruction and codes."""
         codes = self.encode(tokens)
-        return self.dictionary.decoding(codes, firings_of(codes)).reconstruction, codes
+        reconstruction = self.dictionary.decoding(codes, firings_of(codes)).reconstruction
+        if self.decoder_bias is not None:
+            reconstruction = reconstruction + self.decoder_bias
+        if self.input_norm:
+            shift, _, scale = token_scale(tokens.to(reconstruction.dtype), self.input_norm)
+            reconstruction = reconstruction * scale + shift
+        return reconstruction, codes
 
 
 def load_sae(folder: Path) -> TopKSAE:

@@ -185,15 +185,16 @@ def in_columns(row: Int[Tensor, "e"], column: Int[Tensor, "e"], values: Float[Te
     return Largest(indices, kept)
 
 
-def products_above(x: X, weight: V, bias: Bias, threshold: float) -> Largest:
-    """Return all x_n . weight_m + bias_m that are positive and at least `threshold`, in the order of m.
+def products_above(x: X, weight: V, bias: Bias, threshold: Float[Tensor, "*m"]) -> Largest:
+    """Return all x_n . weight_m + bias_m that are positive and at least `threshold`, one number or one per m, in the order of m.
 
     The table is as wide as the row with the most entries; a shorter row is filled with value 0.
     """
     rows, columns, values = [], [], []
     for column, tiles in float_tiles(x, weight, bias):
+        limit = threshold[column : column + COLUMNS[x.dtype]] if threshold.ndim else threshold
         for number, tile in enumerate(tiles):
-            found = ((tile >= threshold) & (tile > 0)).nonzero()
+            found = ((tile >= limit) & (tile > 0)).nonzero()
             rows.append(found[:, 0] + number * ROWS)
             columns.append(found[:, 1] + column)
             values.append(tile[found[:, 0], found[:, 1]])
