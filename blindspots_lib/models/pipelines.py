@@ -178,7 +178,7 @@ def generate_batch(pipeline, model: TextToImageModel, captions: list[str], seeds
     full = f" at batch_size = {model.batch_size}; lower it, or set offload: sequential"
     with naming_full_gpu(f"model {model.name!r}", full), torch.inference_mode():
         output = pipeline(
-            captions, num_inference_steps=model.steps, guidance_scale=model.guidance, output_type="np",
+            prompt=list(captions), num_inference_steps=model.steps, guidance_scale=model.guidance, output_type="np",
             generator=[torch.Generator().manual_seed(seed) for seed in seeds], height=model.image_size,
             width=model.image_size, **model.arguments,
         )  # fmt: skip
