@@ -23,7 +23,7 @@ EXPORTS = {
     "generate": "run.stages", "extract_tokens": "run.stages", "train": "run.stages", "measure": "run.stages",
     "judge": "run.stages", "open_results": "run.stages", "open_stability": "run.stages",
     "energy_difference": "analysis.delta", "ratio_interval": "analysis.delta", "deltas_of_tested": "analysis.delta",
-    "TopKSAE": "sae.model", "load_sae": "sae.model", "ConceptExplorer": "figures.live",
+    "TopKSAE": "sae.model", "load_sae": "sae.model", "read_sae": "sae.formats", "ConceptExplorer": "figures.live",
 }  # fmt: skip
 __all__ = sorted(EXPORTS)
 

@@ -32,8 +32,11 @@ except StudyError as error:
 def repository(hub, tmp_path):
     """A pipeline's files, with everything that must be left alone beside them; returns its id."""
     folder = tmp_path / "repo"
+    parts = {"_class_name": "Pipeline"} | {part: ["library", "class"] for part in ("unet", "vae", "text_encoder", "tokenizer")}
     files = {
-        "model_index.json": "{}", "README.md": "card", "whole.safetensors": "x" * 50, "unet/config.json": "[1]",
+        "model_index.json": json.dumps(parts), "text_encoders/t5xxl_fp16.safetensors": "again", "vae_old/config.json": "{}",
+        "vae_old/diffusion_pytorch_model.bin": "pickle", "README.md": "card", "whole.safetensors": "x" * 50,
+        "unet/config.json": "[1]",
         "unet/diffusion_pytorch_model.safetensors": "full", "unet/diffusion_pytorch_model.fp16.safetensors": "half",
         "unet/diffusion_pytorch_model.non_ema.safetensors": "no", "unet/diffusion_pytorch_model.bin": "pickle",
         "unet/code.py": "import os", "vae/config.json": "{}", "vae/diffusion_pytorch_model.safetensors": "only full",

@@ -30,6 +30,7 @@ from blindspots_lib.run import published_speeds
 from blindspots_lib.run.check import check
 from blindspots_lib.run.costs import in_units, sae_memory, token_shape, trained_again
 from blindspots_lib.run.disk import bytes_here, disk_rows
+from blindspots_lib.run.gpu_memory import gpu_rows, need_of
 from blindspots_lib.run.plan import plan_rows
 from blindspots_lib.run.published_speeds import SPEEDS, first_guess, seconds_by_gpu
 from blindspots_lib.run.stages import measure, train
@@ -209,6 +210,8 @@ def test_a_first_guess_is_given_per_kind_of_gpu_for_networks_that_others_measure
     models = {model.name: model for model in load_study("paper").pipelines}
     assert seconds_by_gpu(models["sd15"])["A100"] == pytest.approx(50 / 46.4)
     assert seconds_by_gpu(models["sd15-dpo"]) == seconds_by_gpu(models["sd15"])
+    schnell = models["sd15"].model_copy(update={"repo": "black-forest-labs/FLUX.1-schnell", "steps": 4})
+    assert seconds_by_gpu(schnell) == {"L40S": pytest.approx(4 * 8.71 / 50)}
     large = models["sd21"].model_copy(update={"image_size": 1024})
     assert seconds_by_gpu(large)["P100"] == pytest.approx(4 * seconds_by_gpu(models["sd21"])["P100"])
     assert all(len(seconds_by_gpu(model)) >= 2 for model in models.values())
@@ -223,6 +226,26 @@ def test_a_first_guess_is_given_per_kind_of_gpu_for_networks_that_others_measure
     assert first_guess(models["pixart"], 10_000) == "a first guess, from others' measurements: 86 min on one A100"
     assert "A10," in first_guess(models["kandinsky"], 10), "an A100 is no A10"
     assert first_guess(models["pixart"].model_copy(update={"repo": "owner/other"}), 10) == ""
+
+
+def test_a_plan_says_what_gpu_a_model_needs(tmp_path, monkeypatch, make_study):
+    """The fp16 variant has parts of 1.5 and, for want of one, 1 kB; a GPU needs 1.3 times that."""
+    for path, size in {
+        "unet/model.safetensors": 3000,
+        "unet/model.fp16.safetensors": 1500,
+        "vae/model.safetensors": 1000,
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(bytes(size))
+    study = make_study({"models.0.path": str(tmp_path), "models.0.variant": "fp16"})
+    assert need_of(study.models[0]) == (2500, 1500)
+    ((label, sizes, note), *_) = gpu_rows(study)
+    assert (label, sizes, note) == (study.models[0].label, "3.25 kB; part by part 1.95 kB", "as stored; there is no GPU here")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ways = {4000: "as a whole (offload: never)", 2000: "part by part (offload: model)", 900: "layer by layer, which is slow"}
+    for free, way in ways.items():
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, free))
+        assert f"free, so it runs {way}" in next(gpu_rows(study))[2]
 
 
 def test_the_page_of_studies_lists_the_published_speeds():

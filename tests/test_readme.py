@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 
+from benchmarks.libraries import MAKERS
 from blindspots_lib.core.paths import PROJECT_ROOT
 from blindspots_lib.core.study import load_study
 
@@ -13,7 +14,7 @@ PAGES = {
     name: (PROJECT_ROOT / name).read_text(encoding="utf-8")
     for name in (
         "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "studies/answers.md", "studies/mini.md",
-        "benchmarks/README.md", "figures/README.md",
+        "studies/models.md", "benchmarks/README.md", "figures/README.md",
     )
 }  # fmt: skip
 README, MINI, BENCHMARKS, FIGURES = (
@@ -204,12 +205,21 @@ def test_ablations_are_those_of_the_figure():
 def measured(entry):
     """An entry of figures/bench/ratios.json as benchmarks/README.md states it."""
     forms = {"x": ("{:.1f}", "×"), "GB": ("{:.2f}", " GB"), "R2": ("{:+.3f}", ""), "times": ("{:.2f}", " times"),
-             "MB": ("{:.1f}", " MB"), "s": ("{:.2f}", " s"), "ms": ("{:.0f}", " ms"), "fraction": ("{:.3f}", "")}  # fmt: skip
+             "MB": ("{:.1f}", " MB"), "s": ("{:.2f}", " s"), "ms": ("{:.0f}", " ms"), "fraction": ("{:.3f}", ""),
+             "of the largest": ("{:.0e}", " of the largest")}  # fmt: skip
     form, unit = forms[entry["unit"]]
     text = form.format(entry["median"]) + unit
     if entry["repeats"] > 1:
         text += f" [{form.format(entry['min'])}, {form.format(entry['max'])}]"
     return text.replace("-", "−")
+
+
+def test_the_page_of_models_states_how_far_saes_of_other_libraries_deviate():
+    table = json.loads((PROJECT_ROOT / "figures" / "bench" / "libraries.json").read_text())
+    for name, row in table.items():
+        deviation = f"{max(row['codes'], row['reconstruction']):.0e}".replace("-", "−")
+        assert f"| {name} | {row['against']} | {deviation} |\n" in PAGES["studies/models.md"]
+    assert table.keys() == MAKERS.keys()
 
 
 def test_ratios_are_those_that_were_measured():

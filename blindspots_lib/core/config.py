@@ -221,7 +221,9 @@ class TextToImageModel(Weights):
     guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
     batch_size: Count = 25  # images at a time
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: on a GPU the weights' own
-    offload: Literal["auto", "never", "model", "sequential"] = "auto"  # keep parts in main memory; auto: if the GPU is too small
+    offload: Literal["auto", "never", "model", "sequential"] = (
+        "auto"  # keep parts or layers in main memory; auto: as far as needed
+    )
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
 
     @property

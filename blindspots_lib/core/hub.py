@@ -120,11 +120,21 @@ def files_of(place: Place) -> list[RemoteFile]:
             raise StudyError(f"{place.title}: has no file {min(lacks)!r}; correct it in the study")
         return chosen
     files = [file for file in everything if is_model_file(file.path, inside)]
-    folders = sorted({str(Path(file.path).parent) for file in files})
+    folders = sorted({str(Path(file.path).parent) for file in files} & parts_named(place, files, inside))
     chosen = [file for folder in folders for file in part_files(place, folder, files)]
     if not chosen:
         raise StudyError(f"{place.title}: no model files there; correct repo and subfolder")
     return chosen
+
+
+def parts_named(place: Place, files: list[RemoteFile], inside: str) -> set[str]:
+    """Return the folder itself and those of the parts that a pipeline's index names; others hold the same weights once more."""
+    folders = {str(Path(file.path).parent) for file in files}
+    indices = [file for file in files if file.path == f"{inside}model_index.json"]
+    if not indices:
+        return folders
+    index = read_json(download(place, indices, checked=False) / indices[0].path)
+    return {str(Path(inside))} | {str(Path(inside, name)) for name, kind in index.items() if isinstance(kind, list)}
 
 
 def is_model_file(path: str, folder: str) -> bool:

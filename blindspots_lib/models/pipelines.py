@@ -22,7 +22,7 @@ SET_BY_STUDY = {
 }  # fmt: skip
 
 SMALL = 2**28  # bytes of weights; the solver steps of a smaller model gain nothing from several threads
-ROOM = 1.3  # with less free GPU memory than this many times the weights, parts are kept in main memory
+ROOM = 1.3  # times the weights that a GPU must hold at once is the free memory it must have
 
 
 def load_pipeline(model: TextToImageModel):
@@ -47,14 +47,16 @@ def load_pipeline(model: TextToImageModel):
             part.scheduler = scheduler
     check_arguments(what, pipeline, model.arguments)
     pipeline.set_progress_bar_config(disable=True)
-    with naming_full_gpu(what, " while it loads; set offload: sequential"):
+    need = need_of_parts(pipeline)
+    sizes = f"its weights take {need.whole / 1e9:.1f} GB, the largest part {need.largest / 1e9:.1f} GB"
+    with naming_full_gpu(what, f" while it loads ({sizes}); set offload: sequential, or take a smaller one of studies/models.md"):
         return place(pipeline, model)
 
 
 def load_pipelines(model: TextToImageModel) -> list:
     """Return pipelines of a model to run in parallel: several of a small model on a CPU, else one."""
     first = load_pipeline(model)
-    return [first, *(load_pipeline(model) for _ in range(1, n_side_by_side() if weights_size(first) <= SMALL else 1))]
+    return [first, *(load_pipeline(model) for _ in range(1, n_side_by_side() if need_of_parts(first).whole <= SMALL else 1))]
 
 
 def load_parts(what: str, weights: Weights, dtype, **parts):
@@ -139,17 +141,29 @@ def place(pipeline, model: TextToImageModel):
     if offload == "auto":
         gc.collect()  # frees what an earlier model held
         torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info()
-        offload = "never" if ROOM * weights_size(pipeline) < free else "model"
+        offload = offload_for(need_of_parts(pipeline), torch.cuda.mem_get_info()[0])
     if offload == "never":
         return pipeline.to("cuda")
     {"model": pipeline.enable_model_cpu_offload, "sequential": pipeline.enable_sequential_cpu_offload}[offload]()
     return pipeline
 
 
-def weights_size(pipeline) -> int:
-    """Bytes of all parameters."""
-    return sum(weight.numel() * weight.element_size() for module in modules_of(pipeline) for weight in module.parameters())
+class Need(NamedTuple):
+    """Bytes of a pipeline's weights."""
+
+    whole: int
+    largest: int  # of its parts
+
+
+def need_of_parts(pipeline) -> Need:
+    sizes = [sum(weight.numel() * weight.element_size() for weight in module.parameters()) for module in modules_of(pipeline)]
+    return Need(sum(sizes), max(sizes, default=0))
+
+
+def offload_for(need: Need, free: int) -> str:
+    """Return what a GPU with `free` bytes has room for: all parts ("never"), one at a time ("model"), or one layer at a time."""
+    fits = {"never": need.whole, "model": need.largest}
+    return next((way for way, size in fits.items() if ROOM * size < free), "sequential")
 
 
 def modules_of(pipeline) -> list:

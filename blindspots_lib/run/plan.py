@@ -10,6 +10,7 @@ from blindspots_lib.core.study import Study
 from blindspots_lib.run import costs
 from blindspots_lib.run.costs import duration, in_units, n_pairs
 from blindspots_lib.run.disk import disk_rows
+from blindspots_lib.run.gpu_memory import gpu_rows
 from blindspots_lib.run.remote import files_needed, parts_of
 from blindspots_lib.run.times import tasks_of
 
@@ -42,6 +43,11 @@ def plan_rows(study: Study) -> Iterator[Row]:
         yield Row(f"memory of the SAE's {what}", in_units(memory), f"{here} here")
     except StudyError as error:
         yield Row("memory of the SAE", "not known", told_once(error, told))
+    try:
+        for label, sizes, note in gpu_rows(study):
+            yield Row(f"GPU memory, {label}", sizes, note)
+    except StudyError as error:
+        yield Row("GPU memory", "not known", told_once(error, told))
     yield from time_rows(study, width)
 
 

