@@ -3,12 +3,13 @@ from conftest import TRIAL
 
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.paths import PROJECT_ROOT
-from blindspots_lib.core.study import load_study
+from blindspots_lib.core.study import load_study, load_tables_study, reads_tables
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_in_the_project_is_valid(path):
-    assert load_study(str(path)).name == path.stem
+    load = load_tables_study if reads_tables(str(path)) else load_study
+    assert load(str(path)).name == path.stem
 
 
 @pytest.mark.parametrize(
@@ -105,5 +106,5 @@ def test_aliases_that_stand_for_little_are_welcome(write_study):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(StudyError, match=r"no such study file.*mini, paper, smoke, template"):
+    with pytest.raises(StudyError, match=r"no such study file.*mini, paper, published, smoke, template"):
         load_study("nowhere")

@@ -257,6 +257,16 @@ Model = Annotated[
 ]
 
 
+class TableOfModel(Part):
+    """The result table of one model, and what was published about it."""
+
+    name: Name
+    label: str
+    file: str  # in the folder of the tables
+    published_skewness: float | None = None  # of delta(k)
+    published_correlation: float | None = None  # of the relative differences with those of the first model
+
+
 class Backbone(Weights):
     """The vision transformer whose tokens the SAE reads: DINOv2, DINOv3, SigLIP, CLIP or another with patch tokens."""
 

@@ -17,13 +17,34 @@ MAX_VALUES = 10_000  # in a study file, its aliases written out
 SHOWN = 80  # letters of a wrong value
 
 
-class Study(config.Part):
-    """Everything that decides the numbers of a study."""
+class StudyFile(config.Part):
+    """What every file in `studies/` has."""
 
     name: Name
     title: str
-    replica: bool  # a controlled replica: every figure says so
+    replica: bool = False  # a controlled replica: every figure says so
     attribution: str = ""  # owed wherever images of the study are shown
+
+    @property
+    def folder(self) -> Path:
+        return runs_folder() / self.name
+
+    @property
+    def figures_folder(self) -> Path:
+        return Path(os.environ.get("BLINDSPOTS_FIGURES", PROJECT_ROOT / "figures")) / self.name
+
+
+class TablesStudy(StudyFile):
+    """Result tables that somebody else computed, one file per model: only drawn, nothing is generated or measured."""
+
+    tables: str  # the folder of the files
+    models: Annotated[tuple[config.TableOfModel, ...], Field(min_length=1)]
+
+
+class Study(StudyFile):
+    """Everything that decides the numbers of a study."""
+
+    replica: bool
     seed: config.Seed
     pairs: config.Pairs
     training_corpus: config.Scenes | None = None  # what the models were trained on, to look for copies in
@@ -84,16 +105,8 @@ class Study(config.Part):
         return tuple(model for model in self.models if isinstance(model, kind))
 
     @property
-    def folder(self) -> Path:
-        return runs_folder() / self.name
-
-    @property
     def workspace(self) -> Workspace:
         return Workspace(self.name, self.folder, self.seed)
-
-    @property
-    def figures_folder(self) -> Path:
-        return Path(os.environ.get("BLINDSPOTS_FIGURES", PROJECT_ROOT / "figures")) / self.name
 
     @property
     def pipelines(self) -> tuple[TextToImageModel, ...]:
@@ -115,12 +128,28 @@ def study_path(study: str) -> Path:
 
 def load_study(study: str) -> Study:
     """Read and validate a study. Raises StudyError, in one line that names the key, its value and what is allowed."""
+    if reads_tables(study):
+        raise StudyError(f"{study_path(study)}: only draws result tables; `make figures` is all that it can be asked for")
+    return load_file(study, Study)
+
+
+def reads_tables(study: str) -> bool:
+    """Return whether a study file is a `TablesStudy`."""
+    content = read_yaml(study_path(study))
+    return isinstance(content, dict) and "tables" in content
+
+
+def load_tables_study(study: str) -> TablesStudy:
+    return load_file(study, TablesStudy)
+
+
+def load_file(study: str, kind: type[StudyFile]) -> Any:
     path = study_path(study)
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study is a mapping of keys such as name, pairs and models; see studies/mini.yaml")
     try:
-        study = Study.model_validate(content)
+        study = kind.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{path}: " + "; ".join(describe(problem) for problem in error.errors())) from None
     if path.resolve().parent == PROJECT_ROOT / "studies" and study.name != path.stem:

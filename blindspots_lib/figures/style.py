@@ -21,7 +21,7 @@ from blindspots_lib.core import artifacts
 from blindspots_lib.core.artifacts import Fingerprinted
 from blindspots_lib.core.files import file_fingerprint, replacing, write_json
 from blindspots_lib.core.paths import PROJECT_ROOT
-from blindspots_lib.core.study import Study
+from blindspots_lib.core.study import Study, StudyFile
 
 GRADIENT = ("#65c7de", "#5776b4", "#582949", "#b16243", "#e8b548")  # suppressed ... aligned ... exaggerated
 DELTA_CMAP = LinearSegmentedColormap.from_list("delta", GRADIENT)
@@ -45,7 +45,7 @@ mpl.rcParams.update({
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "faiss-cpu", "umap-learn", "matplotlib")
 
 
-def add_footer(figure: Figure, study: Study, shows_images: bool) -> None:
+def add_footer(figure: Figure, study: StudyFile, shows_images: bool) -> None:
     """Write below a figure that it shows a controlled replica, and whose artwork its images are, where that applies."""
     notes = [REPLICA_NOTE] * study.replica + [study.attribution] * shows_images
     lines = [line for note in notes for line in textwrap.wrap(note, int(figure.get_figwidth() * 20))]  # 20 letters per inch
@@ -65,7 +65,7 @@ def figure_saver(results: Results, notebook: str, seeds: Mapping[str, int] | Non
 
 
 def save_figure(
-    figure: Figure, name: str, drawn_by: Callable[..., Any], *, study: Study, notebook: str, inputs: Mapping[str, str],
+    figure: Figure, name: str, drawn_by: Callable[..., Any], *, study: StudyFile, notebook: str, inputs: Mapping[str, str],
     seeds: Mapping[str, int], numbers: object = None, shows_images: bool = False,
 ) -> None:  # fmt: skip
     """Write `name`.png, .pdf and .json (its sidecar) into the study's figures folder.

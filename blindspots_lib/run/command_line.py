@@ -5,7 +5,7 @@ import os
 import sys
 
 from blindspots_lib.core.errors import StudyError
-from blindspots_lib.core.study import load_study
+from blindspots_lib.core.study import load_study, load_tables_study, reads_tables
 
 
 def run_figures(study_name: str) -> int:
@@ -14,6 +14,8 @@ def run_figures(study_name: str) -> int:
     from blindspots_lib.run.notebooks import run_study
     from blindspots_lib.run.stages import open_results
 
+    if reads_tables(study_name):
+        return run_tables(study_name)
     ran, study = run_study(study_name), load_study(study_name)
     if ran or not all(path.exists() for path in report_paths(study)):
         write_report(open_results(study))
@@ -21,6 +23,17 @@ def run_figures(study_name: str) -> int:
     print(f"\n{n_figures} figures in {study.figures_folder}\nexecuted notebooks and tables in {study.folder}")
     print(f"what was found, on one page: {report_paths(study)[0]}")
     print("next: open it in a browser; `make lab` to step through the notebooks and move their sliders")
+    return 0
+
+
+def run_tables(study_name: str) -> int:
+    """Draw the result tables of a study that has nothing else."""
+    from blindspots_lib.run.published import draw_tables
+
+    study = load_tables_study(study_name)
+    page = draw_tables(study)
+    print(page.read_text(encoding="utf-8"))
+    print(f"figures in {study.figures_folder}, these numbers in {page}")
     return 0
 
 
