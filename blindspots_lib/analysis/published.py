@@ -1,7 +1,7 @@
 """The published arithmetic on published result tables, where only differences of mean energies are known.
 
-Source: the scripts that accompany the paper. Their two temperatures are kept, so that numbers can be compared; what a study of your
-own uses instead is in `delta`.
+Source: the scripts that accompany the paper. Their two temperatures are kept, so that numbers can be compared; a study of your
+own uses `delta`.
 """
 
 from collections.abc import Mapping
