@@ -21,7 +21,7 @@ READY := .venv/ready
 PEERS := .venv/peers
 endif
 
-.PHONY: help figures report explorer plan check fetch test golden lint lab bench tour miniatures clean clean-superseded
+.PHONY: help figures report explorer plan check fetch test test-gpu golden lint lab bench bench-gpu tour miniatures clean clean-superseded
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,10 @@ test: $(READY) $(PEERS) ## run the tests, with the smoke study through papermill
 	@$(BIN)python -m pytest
 	@echo "all tests passed; next: make figures"
 
+test-gpu: $(READY) $(PEERS) ## run the tests that need a GPU, on this machine's
+	@$(BIN)python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: there is no GPU here, or torch has no CUDA; see CONTRIBUTING.md")'
+	@BLINDSPOTS_GPU=required $(BIN)python -m pytest tests/test_gpu.py
+
 golden: $(READY) ## write tests/golden.json again, after the version of a stage was raised
 	@$(BIN)python tests/golden.py
 
@@ -61,6 +65,9 @@ lab: $(READY) ## open the notebooks in JupyterLab; those of runs/ were executed 
 
 bench: $(READY) $(PEERS) ## time the SAE and the statistics side by side with peers (half an hour, 16 GB of memory, 13 GB of disk, Chromium)
 	@$(BIN)python -m benchmarks
+
+bench-gpu: $(READY) $(PEERS) ## time SAE steps and encoding beside Overcomplete on this machine's GPU: figures/bench/gpu.json
+	@$(BIN)python -m benchmarks.gpu
 
 tour: $(READY) ## film the explorer and a notebook of `mini` in use: figures/tour.webp (Chromium)
 	@$(BIN)python -m benchmarks.tour
