@@ -1,6 +1,7 @@
 """What a GPU computes, on a real one: `make test-gpu`. Skipped without a GPU, unless BLINDSPOTS_GPU=required."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from blindspots_lib.analysis.energies import encode_images
-from blindspots_lib.core.config import SAEConfig, TextToImageModel
+from blindspots_lib.core.config import SAEConfig
 from blindspots_lib.core.errors import StudyError
 from blindspots_lib.core.study import load_study
 from blindspots_lib.data.scenes import draw_scene
@@ -35,9 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def model(folder):
-    common = {"name": "sd15", "label": "SD", "path": str(folder), "variant": "fp16", "dtype": "float32", "image_size": 64,
-              "steps": 4, "guidance": 3.0}  # fmt: skip
-    return lambda **changes: TextToImageModel.model_validate({**common, **changes})
+    return partial(tiny_repos.stable_diffusion, folder)
 
 
 @pytest.fixture(autouse=True)

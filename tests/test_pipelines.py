@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,9 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def model(folder):
     """A model with changes."""
-    common = {"name": "sd15", "label": "SD", "path": str(folder), "variant": "fp16", "dtype": "float32", "image_size": 64,
-              "steps": 2, "guidance": 3.0}  # fmt: skip
-    return lambda **changes: TextToImageModel.model_validate({**common, **changes})
+    return partial(tiny_repos.stable_diffusion, folder)
 
 
 def drawn(model):

@@ -124,14 +124,9 @@ def build_kandinsky22(folder: Path) -> None:
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    movq = diffusers.VQModel(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=32, norm_type="spatial",
-        num_vq_embeddings=12, vq_embed_dim=4,
-    )  # fmt: skip
-    diffusers.KandinskyV22Pipeline(unet=unet, scheduler=diffusers.DDIMScheduler(clip_sample=False), movq=movq).save_pretrained(
-        folder
-    )
+    diffusers.KandinskyV22Pipeline(
+        unet=unet, scheduler=diffusers.DDIMScheduler(clip_sample=False), movq=tiny_repos.movq()
+    ).save_pretrained(folder)
 
 
 def build_kandinsky22_prior(folder: Path) -> None:

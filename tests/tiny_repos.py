@@ -72,14 +72,9 @@ def build_kandinsky(folder: Path) -> None:
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    movq = diffusers.VQModel(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=32, norm_type="spatial",
-        num_vq_embeddings=12, vq_embed_dim=4,
-    )  # fmt: skip
     diffusers.KandinskyPipeline(
         text_encoder=text_encoder, tokenizer=None, unet=denoiser, scheduler=diffusers.DDIMScheduler(clip_sample=False),
-        movq=movq,
+        movq=movq(),
     ).save_pretrained(folder)  # fmt: skip
     sentencepiece_tokenizer(folder / "tokenizer", "sentencepiece.bpe.model", "XLMRobertaTokenizer", {})
     declare(folder, "tokenizer", ["transformers", "XLMRobertaTokenizer"])
@@ -182,6 +177,25 @@ def unet():
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
     )  # fmt: skip
+
+
+def movq():
+    from diffusers import VQModel
+
+    return VQModel(
+        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=32, norm_type="spatial",
+        num_vq_embeddings=12, vq_embed_dim=4,
+    )  # fmt: skip
+
+
+def stable_diffusion(folder: Path, **changes):
+    """Return the part of a study that names the repository of `build_stable_diffusion`, with changes."""
+    from blindspots_lib.core.config import TextToImageModel
+
+    common = {"name": "sd15", "label": "SD", "path": str(folder), "variant": "fp16", "dtype": "float32", "image_size": 64,
+              "steps": 2, "guidance": 3.0}  # fmt: skip
+    return TextToImageModel.model_validate({**common, **changes})
 
 
 def clip_tokenizer():
