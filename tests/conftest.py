@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,6 +90,24 @@ def smoke(tmp_path_factory):
         study_file.write_text(smoke_with(TRIAL))
         notebooks.run_study(str(study_file))
         yield study_file
+
+
+@pytest.fixture(scope="session")
+def tiny_sd15(tmp_path_factory):
+    """The folder of a tiny Stable Diffusion 1.5 with a safety checker; no test changes it."""
+    import tiny_repos
+
+    folder = tmp_path_factory.mktemp("sd15")
+    tiny_repos.build_stable_diffusion(folder, "epsilon", checked=True)
+    return folder
+
+
+@pytest.fixture
+def sd15_with(tiny_sd15):
+    """The part of a study that names it, with changes."""
+    import tiny_repos
+
+    return partial(tiny_repos.stable_diffusion, tiny_sd15)
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """What a GPU computes, on a real one: `make test-gpu`. Skipped without a GPU, unless BLINDSPOTS_GPU=required."""
 
 import os
-from functools import partial
 
 import numpy as np
 import pytest
-import tiny_repos
 import torch
 from PIL import Image
 
@@ -27,18 +25,6 @@ pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() or REQUIRED), rea
 CAPTIONS, SEEDS = ["a dog", "a cat on wood", "two red trees"], [3, 4, 5]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sd15")
-    tiny_repos.build_stable_diffusion(folder, "epsilon", checked=True)
-    return folder
-
-
-@pytest.fixture
-def model(folder):
-    return partial(tiny_repos.stable_diffusion, folder)
-
-
 @pytest.fixture(autouse=True)
 def emptied():
     """Give memory back that a test left on the GPU."""
@@ -47,38 +33,38 @@ def emptied():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_an_image_is_the_same_alone_and_in_a_batch(model, dtype):
-    pipeline = load_pipeline(model(dtype=dtype, offload="never"))
+def test_an_image_is_the_same_alone_and_in_a_batch(sd15_with, dtype):
+    pipeline = load_pipeline(sd15_with(dtype=dtype, offload="never"))
     assert pipeline.device.type == GPU
-    together = generate_batch(pipeline, model(dtype=dtype), CAPTIONS, SEEDS).images
-    alone = [generate_batch(pipeline, model(dtype=dtype), [c], [s]).images[0] for c, s in zip(CAPTIONS, SEEDS, strict=True)]
+    together = generate_batch(pipeline, sd15_with(dtype=dtype), CAPTIONS, SEEDS).images
+    alone = [generate_batch(pipeline, sd15_with(dtype=dtype), [c], [s]).images[0] for c, s in zip(CAPTIONS, SEEDS, strict=True)]
     assert np.abs(together - np.stack(alone)).mean() < (1e-4 if dtype == "float32" else 0.02)
     assert np.abs(together[0] - together[1]).max() > 0.1
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_parts_in_main_memory_change_no_image(model, offload):
-    whole, parts = (load_pipeline(model(offload=way)) for way in ("never", offload))
-    images = [generate_batch(pipeline, model(), CAPTIONS[:1], SEEDS[:1]).images for pipeline in (whole, parts)]
+def test_parts_in_main_memory_change_no_image(sd15_with, offload):
+    whole, parts = (load_pipeline(sd15_with(offload=way)) for way in ("never", offload))
+    images = [generate_batch(pipeline, sd15_with(), CAPTIONS[:1], SEEDS[:1]).images for pipeline in (whole, parts)]
     np.testing.assert_allclose(*images, atol=1e-4)
 
 
-def test_the_same_noise_is_drawn_as_on_a_cpu(model, monkeypatch):
+def test_the_same_noise_is_drawn_as_on_a_cpu(sd15_with, monkeypatch):
     """Noise is drawn on the CPU; what is left of the difference is the rounding of other products."""
-    on_gpu = generate_batch(load_pipeline(model(offload="never")), model(), CAPTIONS[:1], SEEDS[:1]).images
+    on_gpu = generate_batch(load_pipeline(sd15_with(offload="never")), sd15_with(), CAPTIONS[:1], SEEDS[:1]).images
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = generate_batch(load_pipeline(model()), model(), CAPTIONS[:1], SEEDS[:1]).images
+    on_cpu = generate_batch(load_pipeline(sd15_with()), sd15_with(), CAPTIONS[:1], SEEDS[:1]).images
     assert np.abs(on_gpu - on_cpu).mean() < 0.01
 
 
-def test_a_full_gpu_ends_in_one_line(model):
-    pipeline = load_pipeline(model(offload="never"))
+def test_a_full_gpu_ends_in_one_line(sd15_with):
+    pipeline = load_pipeline(sd15_with(offload="never"))
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(
             StudyError, match="model 'sd15': the GPU's memory is full at batch_size = 25; lower it, or set offload"
         ):
-            generate_batch(pipeline, model(image_size=2048), CAPTIONS, SEEDS)
+            generate_batch(pipeline, sd15_with(image_size=2048), CAPTIONS, SEEDS)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import tiny_models
+import tiny_repos
 import torch
 import yaml
 
@@ -28,6 +29,8 @@ BUILDERS = {
     "sana": tiny_models.build_sana, "kandinsky22": tiny_models.build_kandinsky22, "flux2-klein": tiny_models.build_flux2_klein,
     "z-image": tiny_models.build_z_image,
 }  # fmt: skip
+
+KANDINSKY_PRIOR = partial(tiny_repos.build_kandinsky_prior, pipeline="KandinskyV22PriorPipeline")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def tiny(folders):
         if PRESETS[name].variant != "fp16":
             places["variant"] = None  # only the tiny SDXL has one
         if PRESETS[name].prior:
-            places["prior"] = {"path": folders(tiny_models.build_kandinsky22_prior)}
+            places["prior"] = {"path": folders(KANDINSKY_PRIOR)}
         bins = {"use_resolution_binning": False} if name in ("pixart-sigma", "sana") else {}  # to sizes near 1024
         arguments = PRESETS[name].arguments | bins
         return TextToImageModel.model_validate(PRESETS[name].model_dump() | places | {"arguments": arguments})

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import tiny_repos
 import torch
-from tiny_repos import WIDTH, WORDS, autoencoder, clip_tokenizer, declare, sentencepiece_tokenizer, text_shape, vision_config
+from tiny_repos import (
+    WIDTH,
+    WORDS,
+    autoencoder,
+    clip_tokenizer,
+    declare,
+    kandinsky_unet,
+    movq,
+    sentencepiece_tokenizer,
+    text_shape,
+)
 
 
 def build_sdxl(folder: Path) -> None:
@@ -117,32 +127,9 @@ def build_kandinsky22(folder: Path) -> None:
     import diffusers
 
     torch.manual_seed(5)
-    unet = diffusers.UNet2DConditionModel(
-        in_channels=4, out_channels=8, addition_embed_type="image", encoder_hid_dim=WIDTH, sample_size=8,
-        encoder_hid_dim_type="image_proj", cross_attention_dim=WIDTH, attention_head_dim=4, layers_per_block=1,
-        block_out_channels=(16, 32), down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
     diffusers.KandinskyV22Pipeline(
-        unet=unet, scheduler=diffusers.DDIMScheduler(clip_sample=False), movq=tiny_repos.movq()
+        unet=kandinsky_unet("image"), scheduler=diffusers.DDIMScheduler(clip_sample=False), movq=movq()
     ).save_pretrained(folder)
-
-
-def build_kandinsky22_prior(folder: Path) -> None:
-    import diffusers
-    from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
-
-    torch.manual_seed(6)
-    tokenizer = clip_tokenizer()
-    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=16, embedding_dim=WIDTH, num_layers=1)
-    prior.clip_std.data.fill_(1.0)
-    diffusers.KandinskyV22PriorPipeline(
-        prior=prior, tokenizer=tokenizer, image_encoder=CLIPVisionModelWithProjection(vision_config()),
-        text_encoder=CLIPTextModelWithProjection(CLIPTextConfig(**text_shape(len(tokenizer)), max_position_embeddings=77)),
-        scheduler=diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10),
-        image_processor=CLIPImageProcessorPil(size=tiny_repos.PICTURE, crop_size=tiny_repos.PICTURE),
-    ).save_pretrained(folder)  # fmt: skip
 
 
 def build_flux2_klein(folder: Path) -> None:

@@ -65,23 +65,16 @@ def build_kandinsky(folder: Path) -> None:
         numDims=WIDTH, transformerDimensions=WIDTH, hidden_size=WIDTH, intermediate_size=37, num_attention_heads=4,
         num_hidden_layers=1, vocab_size=256, max_position_embeddings=100,
     ))  # fmt: skip
-    denoiser = diffusers.UNet2DConditionModel(
-        in_channels=4, out_channels=8, addition_embed_type="text_image", encoder_hid_dim=WIDTH, sample_size=8,
-        encoder_hid_dim_type="text_image_proj", cross_attention_dim=WIDTH, attention_head_dim=4, layers_per_block=1,
-        block_out_channels=(16, 32), down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
     diffusers.KandinskyPipeline(
-        text_encoder=text_encoder, tokenizer=None, unet=denoiser, scheduler=diffusers.DDIMScheduler(clip_sample=False),
-        movq=movq(),
+        text_encoder=text_encoder, tokenizer=None, unet=kandinsky_unet("text_image"), movq=movq(),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False),
     ).save_pretrained(folder)  # fmt: skip
     sentencepiece_tokenizer(folder / "tokenizer", "sentencepiece.bpe.model", "XLMRobertaTokenizer", {})
     declare(folder, "tokenizer", ["transformers", "XLMRobertaTokenizer"])
 
 
-def build_kandinsky_prior(folder: Path) -> None:
-    """Kandinsky 2.1's prior: from CLIP text embeddings to CLIP image embeddings."""
+def build_kandinsky_prior(folder: Path, pipeline: str = "KandinskyPriorPipeline") -> None:
+    """The prior of Kandinsky 2.1 (2.2: KandinskyV22PriorPipeline): from CLIP text embeddings to CLIP image embeddings."""
     import diffusers
     from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
@@ -89,7 +82,7 @@ def build_kandinsky_prior(folder: Path) -> None:
     tokenizer = clip_tokenizer()
     prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=16, embedding_dim=WIDTH, num_layers=1)
     prior.clip_std.data.fill_(1.0)
-    diffusers.KandinskyPriorPipeline(
+    getattr(diffusers, pipeline)(
         prior=prior, tokenizer=tokenizer, image_encoder=CLIPVisionModelWithProjection(vision_config()),
         text_encoder=CLIPTextModelWithProjection(CLIPTextConfig(**text_shape(len(tokenizer)), max_position_embeddings=77)),
         scheduler=diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10),
@@ -176,6 +169,19 @@ def unet():
         sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=WIDTH, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
+    )  # fmt: skip
+
+
+def kandinsky_unet(reads: str):
+    """A UNet on "text_image" embeddings, as in Kandinsky 2.1, or on "image" embeddings alone, as in 2.2."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        in_channels=4, out_channels=8, addition_embed_type=reads, encoder_hid_dim=WIDTH, sample_size=8,
+        encoder_hid_dim_type=f"{reads}_proj", cross_attention_dim=WIDTH, attention_head_dim=4, layers_per_block=1,
+        block_out_channels=(16, 32), down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), norm_num_groups=8,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
 
 

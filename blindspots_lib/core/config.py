@@ -221,9 +221,7 @@ class TextToImageModel(Weights):
     guidance: Annotated[float, Field(ge=0)]  # classifier-free guidance scale
     batch_size: Count = 25  # images at a time
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: on a GPU the weights' own
-    offload: Literal["auto", "never", "model", "sequential"] = (
-        "auto"  # keep parts or layers in main memory; auto: as far as needed
-    )
+    offload: Literal["auto", "never", "model", "sequential"] = "auto"  # parts or layers in main memory; auto: as far as needed
     arguments: dict[str, Any] = {}  # passed on to the pipeline's call
 
     @property
@@ -312,7 +310,7 @@ class SAEConfig(Part):
 
 
 class TrainedSAE(Place):
-    """An SAE that is trained already, by this project or by another library (studies/README.md lists them)."""
+    """An SAE that is trained already, by this project or by another library (studies/models.md lists them)."""
 
     file: str  # its weights, in the folder or repository: .safetensors, or a .pt that holds tensors only
     settings: str | None = None  # a JSON file in the same folder, where the library keeps its settings: cfg.json, config.json
