@@ -102,6 +102,7 @@ def test_the_page_says_which_models_load_loras(tiny, name):
 
 
 def test_every_block_is_in_the_table_and_pinned():
+    assert f"with diffusers {diffusers.__version__};" in PAGE
     table = re.findall(r"^\| \[(.+?)\]\(#(.+?)\)", PAGE, re.MULTILINE)
     titles = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)
     assert {title for title, _ in table} == set(titles)
